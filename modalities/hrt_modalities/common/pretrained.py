@@ -7,7 +7,7 @@ below, and wraps it with :meth:`PretrainedStem.wrap`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,8 @@ from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import needs_extra
 from hrt_mm.core.per_step import PerStep
+
+from .feature_cache import FeatureCache, FeatureCacheConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -70,6 +72,8 @@ class PretrainedStem(Component):
     """Learning rate of the encoder relative to that of the model."""
     lora: LoraAdapters | None = None
     """Train low-rank adapters instead of the encoder's own weights."""
+    cache: FeatureCacheConfig | None = None
+    """Compute the features of a frozen encoder once, and keep them on disk."""
 
     @model_validator(mode="after")
     def _freezing_agrees(self) -> PretrainedStem:
@@ -92,6 +96,11 @@ class PretrainedStem(Component):
             raise ValueError(f"with lora all weights of the encoder are frozen; drop freeze: {self.freeze}")
         elif self.freeze is True and self.lora is None and self.lr_scale != 1:
             raise ValueError("lr_scale has no effect on a frozen encoder; drop it, or set freeze: false")
+        if self.cache is not None and not self.is_frozen:
+            raise ValueError(
+                "cache needs an encoder whose features never change; set freeze: true without unfreeze and lora, or "
+                "drop cache"
+            )
         return self
 
     @property
@@ -151,7 +160,7 @@ class StemEncoder(PerStep):
                     parameter.requires_grad_(False)
         self.leaves_unused = config.freeze is False or bool(self._stages) or config.lora is not None
         """Whether a pass may leave parameters without gradients, such as those of a pooler."""
-        self._fixed = self._stages[-1][0] if self._stages else 0
+        self.cache = None if config.cache is None else FeatureCache(config.cache, encoder)
         self.train()
 
     def train(self, mode: bool = True) -> StemEncoder:
@@ -202,6 +211,31 @@ class StemEncoder(PerStep):
         """What the encoder returns."""
         with self.gradients():
             return self.encoder(*args, **options)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the encoder returns for a batch, one tensor, read from the cache where it has one.
+
+        Args:
+            inputs: (N, ...), of which each row has features of its own.
+        """
+        if self.cache is None or torch.compiler.is_compiling():
+            features: Tensor = self(inputs)
+            return features
+        return torch.stack(self.cached(list(inputs), lambda indices: list(self(inputs[indices]))))
+
+    def cached(self, inputs: Sequence[Tensor], compute: Callable[[list[int]], Sequence[Tensor]]) -> list[Tensor]:
+        """The features of each input, read from the cache where it has them.
+
+        Args:
+            inputs: all that the features of each sample depend on, besides the encoder.
+            compute: the features of some inputs, by their indices.
+        """
+        if self.cache is None:
+            return list(compute(list(range(len(inputs)))))
+        device = inputs[0].device.type if inputs else "cpu"
+        cast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "as the weights"
+        with torch.no_grad():
+            return self.cache.features(inputs, compute, f"{device} {cast}")
 
 
 def layer_list(encoder: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential] | None:

@@ -145,7 +145,7 @@ class BackboneEmbedding(nn.Module):
 
     def dense(self, images_NCHW: Tensor) -> Tensor:
         """Images to maps (N, h, w, D)."""
-        mapped: Tensor = self.project(self.backbone(images_NCHW))
+        mapped: Tensor = self.project(self.backbone.features(images_NCHW))
         return mapped
 
 
@@ -359,9 +359,7 @@ class _TransformersMap(ImageEncoder):
         """Whether the images are of another size than the model was trained on."""
         config: Any = self.model.config
         size = getattr(config, "image_size", None)
-        return images_NCHW.shape[2:] != (
-            torch.Size(size) if isinstance(size, list | tuple) else torch.Size((size, size))
-        )
+        return tuple(images_NCHW.shape[2:]) != (tuple(size) if isinstance(size, list | tuple) else (size, size))
 
     def _grid(self, length: int, height: int, width: int) -> tuple[int, tuple[int, int]]:
         """Number of prefix tokens, and cells of the map. Later stages of a hierarchical model halve its grid."""
