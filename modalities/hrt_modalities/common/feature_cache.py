@@ -176,9 +176,9 @@ def _settings(encoder: nn.Module) -> str:
     return ""
 
 
-def _bytes(value: Tensor) -> memoryview:
-    flat = value.detach().cpu().contiguous().flatten()
-    return memoryview(flat.view(torch.uint8).numpy())
+def _bytes(value: Tensor) -> Any:
+    """A view of a tensor's bytes, as hashes take it."""
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _crc(value: Tensor) -> str:

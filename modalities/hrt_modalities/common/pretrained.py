@@ -7,6 +7,7 @@ below, and wraps it with :meth:`PretrainedStem.wrap`.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,16 +240,21 @@ class StemEncoder(PerStep):
 
 
 def layer_list(encoder: nn.Module) -> tuple[str, nn.ModuleList | nn.Sequential] | None:
-    """The name and the list of an encoder's equal layers, which hold most of its parameters; ``None`` without one."""
-    total = sum(parameter.numel() for parameter in encoder.parameters())
-    best: tuple[str, nn.ModuleList | nn.Sequential] | None = None
+    """The name and the list of an encoder's layers, which are of one class that occurs nowhere else.
+
+    ``None`` if there is no such list, as in a CNN whose blocks are spread over stages.
+    """
+    kinds = Counter(type(module) for module in encoder.modules())
+    largest, best = 0, None
     for name, module in encoder.named_modules():
-        if not isinstance(module, nn.ModuleList | nn.Sequential) or len({type(child) for child in module}) != 1:
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
-        if 2 * sum(parameter.numel() for parameter in module.parameters()) <= total:
+        classes = {type(child) for child in module}
+        if len(classes) != 1 or kinds[classes.pop()] != len(module):
             continue
-        if best is None or len(module) > len(best[1]):
-            best = name, module
+        size = sum(parameter.numel() for parameter in module.parameters())
+        if size > largest:
+            largest, best = size, (name, module)
     return best
 
 
@@ -282,20 +288,23 @@ def parameter_groups(encoder: nn.Module) -> list[list[nn.Parameter]]:
     """
     listed = layer_list(encoder)
     if listed is None:
-        children = [list(child.parameters()) for child in encoder.children()]
+        inner = encoder
+        while len(inside := list(inner.children())) == 1:
+            inner = inside[0]
+        children = [list(child.parameters()) for child in inner.children()]
         grouped = {id(value) for child in children for value in child}
         loose = [value for value in encoder.parameters() if id(value) not in grouped]
         return [loose, *(child for child in children if child), []]
     name, layers = listed
     prefix = f"{name}." if name else ""
     groups: list[list[nn.Parameter]] = [[] for _ in range(len(layers) + 2)]
-    inside = {f"{prefix}{index}": number for number, (index, _) in enumerate(layers.named_children())}
+    numbers = {f"{prefix}{index}": number for number, (index, _) in enumerate(layers.named_children())}
     passed = False
     for full, parameter in encoder.named_parameters():
         if full.startswith(prefix):
             passed = True
             index = full[len(prefix) :].partition(".")[0]
-            groups[1 + inside[f"{prefix}{index}"]].append(parameter)
+            groups[1 + numbers[f"{prefix}{index}"]].append(parameter)
         else:
             groups[-1 if passed else 0].append(parameter)
     return groups

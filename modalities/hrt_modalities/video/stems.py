@@ -1,4 +1,4 @@
-"""Stems of videos: a linear map of each tube, or convolutions over whole videos.
+"""Stems of videos: a linear map of each tube, convolutions over whole videos, or a pretrained encoder of each frame.
 
 Shapes: T tokens, F raw features a tube, D width, B videos of a bucket, C channels, N frames, M frames of several
 videos, H rows, W columns, t x h x w cells.
@@ -17,11 +17,16 @@ from torch.nn import functional
 from hrt_mm.core.component import Component
 from hrt_mm.core.tokens import Tokens
 
+from ..common.pretrained import StemEncoder
+from ..vision.encoders import OpenClipImageStem, TimmStem, TransformersImageStem
 from ..vision.patches import Blocks, GridMaps, buckets
 from ..vision.stems import ChannelNorm, PatchEmbedding, prime_factors
 
 _CONTRAST = 4.0
 """Factor of differences between frames, which are small compared with the frames."""
+
+_FRAMES = 32
+"""Frames that a frozen encoder reads at once."""
 
 
 class VideoLinearStem(Component):
@@ -95,7 +100,10 @@ class VideoConvStem(Component):
         return ConvTubeEmbedding(self, channels, tube, patch, dim, blocks)
 
 
-Stem = Annotated[VideoLinearStem | VideoConvStem, Field(discriminator="type")]
+Stem = Annotated[
+    VideoLinearStem | VideoConvStem | TimmStem | TransformersImageStem | OpenClipImageStem,
+    Field(discriminator="type"),
+]
 
 
 class ConvTubeEmbedding(nn.Module):
@@ -199,6 +207,39 @@ class ConvTubeEmbedding(nn.Module):
         """Features of frames to maps (B, t, h, w, D); the features of a tube are those of its frames, concatenated."""
         steps = rearrange(features_MChw, "(b t k) c h w -> b t h w (k c)", t=grid[0], k=self.tube)
         mapped: Tensor = self.project(steps)
+        return mapped
+
+
+class FrameEmbedding(nn.Module):
+    """A pretrained image encoder over each frame; the features of a tube are those of its frames, concatenated."""
+
+    def __init__(self, backbone: StemEncoder, width: int, tube: int, patch: int, dim: int, blocks: Blocks) -> None:
+        super().__init__()
+        self.tube, self.patch, self.blocks, self.backbone = tube, patch, blocks, backbone
+        self.project = nn.Linear(width * tube, dim)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(T, F) to (T, D)."""
+        plan = GridMaps.of(tokens, self.blocks)
+        maps = []
+        for tubes_BthwF in plan.maps(tokens.x):
+            side = {"k": self.tube, "p": self.patch, "q": self.patch}
+            frames = rearrange(tubes_BthwF, "b t h w (c k p q) -> (b t k) c (h p) (w q)", **side)
+            maps.append(self._mapped(frames, tubes_BthwF.shape[1]))
+        return tokens.with_x(plan.pack(maps))
+
+    def dense_maps(self, raster_BNHWC: Tensor) -> Tensor:
+        """Frames of videos of one shape, for whole tubes, to maps (B, t, h, w, D)."""
+        return self._mapped(rearrange(raster_BNHWC, "b n h w c -> (b n) c h w"), raster_BNHWC.shape[1] // self.tube)
+
+    def _mapped(self, frames_MCHW: Tensor, steps: int) -> Tensor:
+        if self.backbone.is_trained and torch.is_grad_enabled():
+            features = self.backbone.features(frames_MCHW)
+        else:
+            # Without a graph, memory does not grow with the length of a video, except by its features.
+            features = torch.cat([self.backbone.features(part) for part in frames_MCHW.split(_FRAMES)])
+        tubes = rearrange(features, "(b t k) h w d -> b t h w (k d)", t=steps, k=self.tube)
+        mapped: Tensor = self.project(tubes)
         return mapped
 
 

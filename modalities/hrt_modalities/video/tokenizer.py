@@ -25,10 +25,11 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import Contextual, SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
+from ..vision.encoders import Colors, ImageEncoderStem, check_statistics, statistics
 from ..vision.images import LUMA, Fit, Size, resized
 from ..vision.patches import Blocks, GridMaps
 from ..vision.stems import PatchEmbedding
-from .stems import ConvTubeEmbedding, Stem, VideoLinearStem
+from .stems import ConvTubeEmbedding, FrameEmbedding, Stem, VideoLinearStem
 from .video import Video, check_video
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -55,10 +56,10 @@ class VideoConfig(TokenizerConfig):
     span: PositiveFloat | None = None
     """Length of the longer side of a frame in steps, so that coordinates are the same at every resolution; one step per
     patch when absent."""
-    mean: float = 0.5
-    """Mean of the pixels in 0..1."""
-    std: PositiveFloat = 0.5
-    """Standard deviation of the pixels."""
+    mean: Number | None = None
+    """Mean of the pixels in 0..1, one number or one per channel; that of a pretrained encoder, or 0.5, when absent."""
+    std: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
+    """Standard deviation of the pixels, as ``mean``."""
     stem: Stem = VideoLinearStem()
     """How raw tubes become tokens."""
     carried: tuple[str, ...] = ("shots", "cuts", "fades", "wipes", "chapters", "subtitles", "words")
@@ -69,11 +70,17 @@ class VideoConfig(TokenizerConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> VideoConfig:
+        check_statistics(self.channels, mean=self.mean, std=self.std)
         if self.size is None and self.fit != "stretch":
             raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
         if "frames" in self.carried:
             raise ValueError("the boundary 'frames' comes from the video itself; drop it from carried")
         return self
+
+    @property
+    def statistics(self) -> Colors:
+        """Mean and standard deviation of each channel."""
+        return statistics(self.stem, self.channels, self.mean, self.std)
 
     def build(self, model: HierarchyConfig | None = None) -> VideoTokenizer:
         """The tokenizer."""
@@ -103,7 +110,10 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
     def __init__(self, config: VideoConfig, blocks: Blocks) -> None:
         self.config, self.blocks = config, blocks
         self.boundaries, self.carried = ("frames", *config.carried), config.carried
-        self.lookahead = config.stem.reach
+        self.lookahead = 0 if isinstance(config.stem, ImageEncoderStem) else config.stem.reach
+        mean, std = config.statistics
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+        self.shift = torch.tensor([middle / spread for middle, spread in zip(mean, std, strict=True)]).view(-1, 1, 1)
         size = config.size
         self.frame_size = (size, size) if isinstance(size, int) else size
         self.features = config.channels * config.tube * config.patch**2
@@ -209,8 +219,15 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         return [float(value.times_N[0]) + step * self.seconds_per_step for step in steps]
 
     def embedding(self, dim: int) -> nn.Module:
-        """The stem."""
+        """The stem.
+
+        Raises:
+            ConfigError: a pretrained encoder cannot be loaded, or does not fit.
+        """
         config = self.config
+        if isinstance(config.stem, ImageEncoderStem):
+            backbone, width = config.stem.encoder(config.channels, config.patch, self.frame_size)
+            return FrameEmbedding(backbone, width, config.tube, config.patch, dim, self.blocks)
         return config.stem.build(config.channels, config.tube, config.patch, dim, self.blocks)
 
     def size(self, shape: Sequence[int]) -> int:
@@ -253,7 +270,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
     def dense_tokens(self, embedding: nn.Module, inputs: Mapping[str, Tensor], unit: Sequence[int]) -> Tokens:
         """The embedded tubes of videos of one length and size, at the nominal rate."""
         config, pixels = self.config, inputs["frames"]
-        pixels = pixels * (1 / config.std) - config.mean / config.std
+        pixels = pixels * self._scale(1.0) - self.shift
         cells, frame, exists = [], torch.empty(0), torch.empty(0)
         for axis, step in ((1, config.tube), (3, config.patch), (4, config.patch)):
             side = pixels.shape[axis]
@@ -263,7 +280,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
             if axis == 1:
                 frame, exists = row.double().unflatten(0, (-1, step)), (row < side).double().unflatten(0, (-1, step))
         steps, rows, columns = cells
-        if isinstance(embedding, ConvTubeEmbedding):
+        if isinstance(embedding, ConvTubeEmbedding | FrameEmbedding):
             maps = embedding.dense_maps(pixels.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format))
         else:
             assert isinstance(embedding, PatchEmbedding)
@@ -283,6 +300,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     def dense_metadata(self) -> dict[str, Any]:
         """Size, rate, colours and normalization."""
+        mean, std = self.config.statistics
         return {
             "channels": self.config.channels,
             "size": self.frame_size,
@@ -291,8 +309,8 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
             "tube": self.config.tube,
             "frames_per_second": self.config.rate,
             "range": [0.0, 1.0],
-            "mean": self.config.mean,
-            "std": self.config.std,
+            "mean": mean,
+            "std": std,
             "normalization": "in the graph",
         }
 
@@ -303,9 +321,13 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         for bucket, tubes_BthwF in zip(plan.buckets, plan.maps(tokens.x), strict=True):
             videos = untubify(tubes_BthwF.float(), self.config.tube, self.config.patch)
             for index, pixels_CNHW in zip(bucket.samples, videos, strict=True):
-                pixels = pixels_CNHW.transpose(0, 1) * self.config.std + self.config.mean
+                pixels = pixels_CNHW.transpose(0, 1) * self.std.to(tokens.device) + self.mean.to(tokens.device)
                 restored[index] = Video.of(pixels, self.config.rate)
         return [restored[index] for index in range(len(tokens))]
+
+    def _scale(self, largest: float) -> Tensor:
+        """Factor of pixels of which the largest is given."""
+        return torch.tensor([1 / (largest * spread) for spread in self.config.statistics[1]]).view(-1, 1, 1)
 
     def _cells(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         (height, width), _ = self._resizing(height, width)
@@ -329,7 +351,7 @@ class VideoTokenizer(Tokenizer, Contextual, SizeAdapting):
         size, fit = self._resizing(pixels.shape[2], pixels.shape[3])
         if tuple(pixels.shape[2:]) != size:
             pixels = resized(pixels, size, fit)
-        pixels = pixels.mul(1 / (largest * self.config.std)).sub_(self.config.mean / self.config.std)
+        pixels = pixels.mul(self._scale(largest)).sub_(self.shift)
         right, bottom = -pixels.shape[3] % self.config.patch, -pixels.shape[2] % self.config.patch
         if right or bottom:
             pixels = functional.pad(pixels, (0, right, 0, bottom), "replicate")

@@ -128,6 +128,45 @@ class ImageEncoderStem(PretrainedStem):
         return encoder, maps.shape[3]
 
 
+def statistics(
+    stem: object, channels: int, mean: float | tuple[float, ...] | None, std: float | tuple[float, ...] | None
+) -> Colors:
+    """Mean and standard deviation of each channel.
+
+    Args:
+        stem: whose encoder has those of its training, if it is a pretrained one.
+        channels: of the images; values for another number of channels are averaged.
+        mean: one number or one per channel; that of the encoder, or 0.5, if ``None``.
+        std: likewise.
+
+    Raises:
+        ConfigError: they are not given, and the encoder has none.
+    """
+    default: Colors = ((0.5,), (0.5,))
+    if isinstance(stem, ImageEncoderStem) and (mean is None or std is None):
+        default = stem.statistics
+    each = []
+    for value, other in ((mean, default[0]), (std, default[1])):
+        values = other if value is None else value if isinstance(value, tuple) else (value,)
+        each.append(values if len(values) == channels else (sum(values) / len(values),) * channels)
+    return each[0], each[1]
+
+
+def check_statistics(channels: int, **values: float | tuple[float, ...] | None) -> None:
+    """Checks that there are as many numbers as channels.
+
+    Args:
+        channels: of the images.
+        values: the numbers, by their keys.
+
+    Raises:
+        ValueError: there are not.
+    """
+    for key, value in values.items():
+        if isinstance(value, tuple) and len(value) not in (1, channels):
+            raise ValueError(f"{key} has {len(value)} numbers, but channels is {channels}; give 1 or as many")
+
+
 class BackboneEmbedding(nn.Module):
     """An encoder over whole images, in buckets of equal sizes, with a linear map to the level's width.
 

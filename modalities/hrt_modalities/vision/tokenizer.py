@@ -22,7 +22,7 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.capabilities import SizeAdapting
 from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 
-from .encoders import BackboneEmbedding, ImageEncoderStem
+from .encoders import BackboneEmbedding, Colors, check_statistics, statistics
 from .images import Fit, Size, check_image, middle, resized, with_channels
 from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
 from .stems import ConvPatchEmbedding, ImageLinearStem, PatchEmbedding, Stem
@@ -53,29 +53,15 @@ class VisionConfig(TokenizerConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> VisionConfig:
-        for key in ("mean", "std"):
-            value = getattr(self, key)
-            if isinstance(value, tuple) and len(value) not in (1, self.channels):
-                raise ValueError(f"{key} has {len(value)} numbers, but channels is {self.channels}; give 1 or as many")
+        check_statistics(self.channels, mean=self.mean, std=self.std)
         if self.size is None and self.fit != "stretch":
             raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
         return self
 
     @property
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self) -> Colors:
         """Mean and standard deviation of each channel."""
-        default: tuple[tuple[float, ...], tuple[float, ...]] = ((0.5,), (0.5,))
-        if isinstance(self.stem, ImageEncoderStem) and (self.mean is None or self.std is None):
-            default = self.stem.statistics
-        mean = default[0] if self.mean is None else self.mean
-        std = default[1] if self.std is None else self.std
-        return self._each(mean), self._each(std)
-
-    def _each(self, value: float | tuple[float, ...]) -> tuple[float, ...]:
-        values = value if isinstance(value, tuple) else (value,)
-        if len(values) == self.channels:
-            return values
-        return (sum(values) / len(values),) * self.channels
+        return statistics(self.stem, self.channels, self.mean, self.std)
 
     def build(self, model: HierarchyConfig | None = None) -> VisionTokenizer:
         """The tokenizer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.grids import Sizes, nested_coords
 from hrt_mm.data.registry import modalities
 from hrt_modalities.video import Video, VideoConfig, VideoModality, VideoTokenizer
-from hrt_modalities.video.stems import ConvTubeEmbedding, VideoConvStem
+from hrt_modalities.video.stems import ConvTubeEmbedding, FrameEmbedding, VideoConvStem
 from hrt_modalities.video.tokenizer import frames_together
 
 BLOCKS: tuple[Sizes, ...] = ((1, 2, 2), (2, 4, 4))
@@ -194,7 +196,7 @@ def test_a_conv_stem_reads_frames_and_their_neighbours(differences: bool, distan
     assert isinstance(embedding, ConvTubeEmbedding)
     pixels = torch.rand(5, 3, 8, 12)
     tokens = video([Video.of(pixels, 25.0)])
-    scaled = (pixels - video.config.mean) / video.config.std
+    scaled = (pixels - 0.5) / 0.5
     around = []
     for offset in (*(-distance for distance in reversed(after)), 0, *after):
         own = scaled[[min(4, max(0, number + offset)) for number in range(5)]]
@@ -323,3 +325,39 @@ def test_missing_boundaries_and_settings_that_disagree() -> None:
     ):
         with pytest.raises(ValidationError, match=message):
             VideoConfig.model_validate({"type": "video", **options})
+
+
+def test_each_frame_goes_through_an_image_encoder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "image_size": 32, "patch_size": 8}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, num_hidden_layers=2)).eval()
+    model.save_pretrained(tmp_path)
+    processor = {
+        "image_mean": [0.4, 0.5, 0.6],
+        "image_std": [0.2, 0.3, 0.4],
+        "image_processor_type": "ViTImageProcessor",
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    stem = {"type": "transformers", "name": str(tmp_path), "freeze": True}
+    video = tokenizer(patch=8, tube=2, stem=stem)
+    assert video.lookahead == 0
+    embed = video.embedding(32).eval()
+    assert isinstance(embed, FrameEmbedding)
+    embed.project.weight.data, embed.project.bias.data = torch.eye(32), torch.zeros(32)
+    values = [Video.of(torch.randint(0, 256, (frames, 3, 16, 24), dtype=torch.uint8), 25.0) for frames in (4, 70)]
+    tokens = video(values)
+    with torch.no_grad():
+        features = embed(tokens).split()
+        for value, item, part in zip(values, features, tokens.split(), strict=True):
+            mean, std = (torch.tensor(each).view(3, 1, 1) for each in video.config.statistics)
+            pixels = (value.pixels_NCHW / 255 - mean) / std
+            states = model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:].unflatten(0, (-1, 2))
+            cells = nested_coords((len(value) // 2, 2, 3), BLOCKS).long()
+            expected = states[cells[:, 0], :, cells[:, 1] * 3 + cells[:, 2]].flatten(1)
+            assert torch.allclose(item, expected, atol=1e-5)
+            assert torch.allclose(embed(video([value])).x, item, atol=1e-5)
+            assert len(part) == len(item)
+    assert [value.requires_grad for value in embed.backbone.parameters()].count(True) == 0
+    trained = tokenizer(patch=8, stem=stem | {"freeze": 1}).embedding(8)
+    trained(tokenizer(patch=8, stem=stem)(values[:1])).x.square().sum().backward()
+    assert trained.get_parameter("backbone.encoder.model.layers.1.attention.q_proj.weight").grad is not None

@@ -281,3 +281,13 @@ def test_weights_cut_short(name: str, models: Models, tmp_path: Path) -> None:
         vision(tmp_path, library, size=32).embedding(8)
     tokenizer = vision(tmp_path, library, size=32, stem={"pretrained": False})
     assert tokenizer.embedding(8)(tokenizer([torch.zeros(3, 32, 32)])).x.shape == (16, 8)
+
+
+def test_the_first_stages_of_a_cnn_stay_as_they_are(models: Models) -> None:
+    folder, library, _ = models("timm-cnn")
+    embed = vision(folder, library, stem={"freeze": 3}).embedding(8)
+    # conv1, bn1 and layer1.
+    trained = {
+        name.split(".")[3] for name, value in embed.named_parameters() if value.requires_grad and "model" in name
+    }
+    assert trained == {"layer2"}
