@@ -11,19 +11,22 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from .boundaries import FINDERS
+from .pretrained import TransformersText
 from .subwords import SubwordTokenizer
 from .tokenizer import MAX_BYTES, ByteTokenizer, TextTokenizer
 from .word_vectors import WordVectorTokenizer
 
 
 class TextConfig(TokenizerConfig):
-    """Text as bytes or subwords."""
+    """Text as bytes, subwords, or what a pretrained encoder makes of them."""
 
     type: Literal["text"]
     subwords: Path | None = None
     """A ``tokenizer.json`` of byte-level BPE, from ``hrt-mm text subwords`` or a published model; bytes when absent."""
     word_vectors: Literal["wordllama"] | None = None
     """Package whose subwords and static vectors are used instead; the vectors are not trained."""
+    stem: TransformersText | None = None
+    """A pretrained encoder, whose subwords and contextual embeddings are used instead."""
     max_bytes: PositiveInt = MAX_BYTES
     """Limit of the length of a text; longer ones are bad samples."""
     recent: PositiveInt | None = None
@@ -46,13 +49,21 @@ class TextConfig(TokenizerConfig):
             raise ValueError("word_vectors brings its own subwords, one vector each; remove subwords and recent")
         return self
 
+    @model_validator(mode="after")
+    def _one_encoder(self) -> TextConfig:
+        if self.stem is not None and (self.subwords or self.word_vectors or self.recent):
+            raise ValueError("stem brings its own subwords and embeddings; remove subwords, word_vectors and recent")
+        return self
+
     def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
         """The tokenizer.
 
         Raises:
-            ConfigError: the file of subwords is missing or is no such file.
+            ConfigError: the file of subwords is missing or is no such file, or there is no such encoder.
             MissingLibrary: the package of the word vectors is not installed.
         """
+        if self.stem is not None:
+            return self.stem.tokenizer(self.max_bytes, self.carried)
         if self.word_vectors is not None:
             return WordVectorTokenizer(self.max_bytes, self.carried)
         if self.subwords is None:
