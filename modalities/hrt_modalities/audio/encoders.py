@@ -122,21 +122,31 @@ class SoundEncoderEmbedding(nn.Module):
         return tokens.with_x(self.project(self.features(tokens).to(self.project.weight.dtype)))
 
     def features(self, tokens: Tokens) -> Tensor:
-        """(T, E) frames of the encoder."""
+        """(T, E) frames of the encoder, read from the cache where it has them."""
         overlap = self.encoder.framing.window - self.encoder.framing.hop
-        windows, waveforms = [], []
-        for x_TW in tokens.split():
-            if not len(x_TW):
-                continue
-            waveform_S = self.encoder.prepared(torch.cat([x_TW[0], x_TW[1:, overlap:].flatten()]))
-            for window in overlapping(len(x_TW), self.longest):
-                first, last = window.first * self.encoder.framing.hop, window.last * self.encoder.framing.hop + overlap
-                windows.append(window)
-                waveforms.append(waveform_S[first:last])
-        if not windows:
+        sounds = [
+            self.encoder.prepared(torch.cat([x_TW[0], x_TW[1:, overlap:].flatten()]))
+            for x_TW in tokens.split()
+            if len(x_TW)
+        ]
+        if not sounds:
             return tokens.x.new_zeros(0, self.encoder.width)
-        frames = self.encoder(waveforms)
-        return torch.cat([frames_LE[window.core] for window, frames_LE in zip(windows, frames, strict=True)])
+        # Frames of long sounds also depend on the size of the windows.
+        inputs = [torch.cat([sound_S, sound_S.new_tensor([self.longest])]) for sound_S in sounds]
+        encode = self.encoder.encoder.cached
+        return torch.cat(encode(inputs, lambda indices: self._encoded([sounds[index] for index in indices])))
+
+    def _encoded(self, sounds: Sequence[Tensor]) -> list[Tensor]:
+        """(L, E) frames of whole sounds, in windows."""
+        hop, overlap = self.encoder.framing.hop, self.encoder.framing.window - self.encoder.framing.hop
+        plans = [overlapping((len(sound_S) - overlap) // hop, self.longest) for sound_S in sounds]
+        waveforms = [
+            sound_S[window.first * hop : window.last * hop + overlap]
+            for sound_S, windows in zip(sounds, plans, strict=True)
+            for window in windows
+        ]
+        frames = iter(self.encoder(waveforms))
+        return [torch.cat([next(frames)[window.core] for window in windows]) for windows in plans]
 
 
 class RowwiseConvolutions(nn.Module):

@@ -135,44 +135,53 @@ class TextEncoderEmbedding(nn.Module):
         return tokens.with_x(self.project(self.features(tokens).to(self.project.weight.dtype)))
 
     def features(self, tokens: Tokens) -> Tensor:
-        """(T, E) embeddings of the encoder."""
-        ids_T = tokens.x.cpu()
-        windows = list(self._windows(ids_T, tokens.spans.lengths.tolist()))
-        encoded: dict[int, Tensor] = {}
-        for batch in self._batches([window.last - window.first for window in windows]):
-            sequences = [
-                torch.cat([self.before, ids_T[windows[index].first : windows[index].last], self.after])
-                for index in batch
-            ]
-            lengths = torch.tensor([len(sequence) for sequence in sequences])
-            ids_BL = pad_sequence(sequences, batch_first=True).to(tokens.x.device)
-            mask_BL = (torch.arange(ids_BL.shape[1]) < lengths[:, None]).long().to(tokens.x.device)
-            hidden_BLE = self.encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-            for index, hidden_LE in zip(batch, hidden_BLE, strict=True):
-                window = windows[index]
-                encoded[index] = hidden_LE[len(self.before) :][window.core]
-        # Windows are in the order of the tokens, and separators lie between their cores.
-        parts, position = [], 0
-        for index, window in enumerate(windows):
-            if window.core_first > position:
-                parts.append(self.project.weight.new_zeros(window.core_first - position, self.width))
-            parts.append(encoded[index])
-            position = window.core_last
-        parts.append(self.project.weight.new_zeros(len(ids_T) - position, self.width))
-        return torch.cat(parts)
+        """(T, E) embeddings of the encoder, read from the cache where it has them."""
+        texts = list(tokens.x.split(tokens.spans.lengths.tolist()))
+        # Embeddings of long texts also depend on the size of the windows.
+        inputs = [torch.cat([ids_T, ids_T.new_tensor([self.window])]) for ids_T in texts]
+        return torch.cat(
+            self.encoder.cached(inputs, lambda indices: self._encoded([texts[index] for index in indices]))
+        )
 
-    def _windows(self, ids_T: Tensor, lengths: Sequence[int]) -> Iterator[Window]:
-        """Windows of the documents of all samples, in positions of the batch."""
-        first = 0
-        for length in lengths:
-            separators = (first + (ids_T[first : first + length] == self.separator).nonzero()[:, 0]).tolist()
-            start = first
-            for end in [*separators, first + length]:
-                if end > start:
-                    for window in overlapping(end - start, self.window):
-                        yield Window(*(start + position for position in window))
-                start = end + 1
-            first += length
+    def _encoded(self, texts: Sequence[Tensor]) -> list[Tensor]:
+        """(T, E) embeddings of each text."""
+        device = self.project.weight.device
+        texts = [ids_T.cpu() for ids_T in texts]
+        plans = [list(self._windows(ids_T)) for ids_T in texts]
+        sequences = [
+            torch.cat([self.before, ids_T[window.first : window.last], self.after])
+            for ids_T, windows in zip(texts, plans, strict=True)
+            for window in windows
+        ]
+        encoded: dict[int, Tensor] = {}
+        for batch in self._batches([len(sequence) for sequence in sequences]):
+            lengths = torch.tensor([len(sequences[index]) for index in batch])
+            ids_BL = pad_sequence([sequences[index] for index in batch], batch_first=True).to(device)
+            mask_BL = (torch.arange(ids_BL.shape[1]) < lengths[:, None]).long().to(device)
+            hidden_BLE = self.encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+            encoded |= {
+                index: hidden_LE[len(self.before) :] for index, hidden_LE in zip(batch, hidden_BLE, strict=True)
+            }
+        hidden = (encoded[index] for index in range(len(sequences)))
+        embedded = []
+        for ids_T, windows in zip(texts, plans, strict=True):
+            # Separators lie between the cores of windows.
+            x_TE = self.project.weight.new_zeros(len(ids_T), self.width)
+            cores = [next(hidden)[window.core] for window in windows]
+            if cores:
+                is_token_T = (ids_T != self.separator).to(device)
+                x_TE = x_TE.to(cores[0].dtype).masked_scatter(is_token_T[:, None], torch.cat(cores))
+            embedded.append(x_TE)
+        return embedded
+
+    def _windows(self, ids_T: Tensor) -> Iterator[Window]:
+        """Windows of the documents of a text, in positions of the text."""
+        start = 0
+        for end in [*(ids_T == self.separator).nonzero()[:, 0].tolist(), len(ids_T)]:
+            if end > start:
+                for window in overlapping(end - start, self.window):
+                    yield Window(*(start + position for position in window))
+            start = end + 1
 
     @staticmethod
     def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

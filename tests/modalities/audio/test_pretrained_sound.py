@@ -296,6 +296,22 @@ def test_gradients_reach_what_is_trained(tmp_path: Path) -> None:
         assert module.project.weight.grad is not None
 
 
+def test_frozen_frames_are_computed_once(tmp_path: Path) -> None:
+    saved(tmp_path / "model", "wav2vec2")
+    stem = {"type": "transformers", "name": str(tmp_path / "model"), "freeze": True}
+    tokenizer, module = build(**stem, cache={"dir": str(tmp_path / "cache")})
+    waves = sounds(0.3, 0.5, 0.2)
+    once, again = (features(tokenizer, module, waves[:count]) for count in (2, 3))
+    cache = module.encoder.encoder.cache
+    assert cache is not None and (cache.hits, cache.misses) == (2, 3)
+    uncached = features(*build(**stem), waves)
+    for one, other in zip([*once, *again], [*uncached[:2], *uncached], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    # Smaller windows are other frames.
+    features(*build(**stem, window_s=0.1, cache={"dir": str(tmp_path / "cache")}), waves)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 6
+
+
 def test_layers_are_cut(tmp_path: Path) -> None:
     model = saved(tmp_path, "hubert")
     tokenizer, module = build(type="transformers", name=str(tmp_path), layers=1)

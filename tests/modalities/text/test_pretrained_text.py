@@ -165,6 +165,18 @@ def test_documents_of_a_text_are_encoded_alone(tmp_path: Path) -> None:
     assert torch.allclose(both[1:4], first, atol=1e-5) and torch.allclose(both[5:], second, atol=1e-5)
 
 
+def test_frozen_embeddings_are_computed_once(tmp_path: Path) -> None:
+    saved(tmp_path / "model")
+    tokenizer, module = build(tmp_path / "model", freeze=True, cache={"dir": str(tmp_path / "cache")})
+    texts = [TEXT, "a dog", Text("the cat.a dog", (0, 8))]
+    once, again = (features(tokenizer, module, *texts[:count]) for count in (2, 3))
+    cache = module.encoder.cache
+    assert cache is not None and (cache.hits, cache.misses) == (2, 3)
+    uncached = features(*build(tmp_path / "model"), *texts)
+    for one, other in zip([*once, *again], [*uncached[:2], *uncached], strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def test_gradients_reach_what_is_trained(tmp_path: Path) -> None:
     saved(tmp_path)
     for freeze, expected in ((True, [False, False]), (False, [True, True]), (1, [False, True])):
