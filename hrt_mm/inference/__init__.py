@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         PredictedSpan,
         Prediction,
         SpanPrediction,
+        TextPrediction,
     )
     from .sharing import PretrainedEncoder, from_pretrained, push_to_hub, save_pretrained
     from .streaming import Finished, HierarchyStream, Stream, latencies
@@ -39,6 +40,7 @@ else:
                 "PredictedSpan",
                 "Prediction",
                 "SpanPrediction",
+                "TextPrediction",
             ),
             ".trained": ("TrainedRun", "evaluate_run", "load_run", "load_task"),
             ".generation": ("GeneratedText", "Sampling", "Session", "continued", "generate"),
@@ -64,6 +66,7 @@ __all__ = [
     "Session",
     "SpanPrediction",
     "Stream",
+    "TextPrediction",
     "TrainedRun",
     "compare_classes",
     "continued",

@@ -26,6 +26,7 @@ from ..tasks.boundary import Boundary
 from ..tasks.classification import Classification
 from ..tasks.ctc.task import CTC
 from ..tasks.fused import Fused
+from ..tasks.generation import Generation
 from ..tasks.labels import NO_LABEL
 from ..tasks.matching import Matching
 from ..tasks.multilabel import Multilabel
@@ -40,6 +41,7 @@ from .predictions import (
     PredictedSpan,
     Prediction,
     SpanPrediction,
+    TextPrediction,
     as_value,
 )
 from .reading import TowerReader
@@ -78,6 +80,7 @@ class Interpreter:
             Segmentation: self._segments,
             Boundary: self._boundaries,
             CTC: self._transcripts,
+            Generation: self._texts,
         }
         matching = [read for task_type, read in kinds.items() if isinstance(task, task_type)]
         if not matching:
@@ -99,8 +102,11 @@ class Interpreter:
         return not isinstance(self.task, Classification | Fused | Matching | Multilabel | Regression)
 
     def truth(self, sample: Sample) -> Any:
-        """The label of a sample as predictions name it: a class, a list of them, or a transcript."""
+        """The label of a sample as predictions name it: a class, a list of them, a transcript, or a text."""
         label = sample.label
+        if isinstance(self.task, Generation):
+            text = sample.value[self.task.target]
+            return text if isinstance(text, str) else None
         if isinstance(self.task, CTC):
             return _joined(list(label), self.task.unit) if isinstance(label, list | tuple) else label
         if isinstance(self.task, Regression):
@@ -230,6 +236,18 @@ class Interpreter:
             spans = self._located(sample, edges_S2A, labels, scores, texts=False)
             text = SPACE.join(hypothesis.words) if hypothesis.words else _joined(labels, head.unit)
             predictions.append(SpanPrediction(spans, self._unit, text, name=sample.name))
+        return predictions
+
+    def _texts(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
+        assert isinstance(self.task, Generation)
+        predictions: list[Predicted | None] = []
+        for written, sample in zip(self.task.write(batch), samples, strict=True):
+            if math.isnan(written.log_prob):
+                predictions.append(None)
+                continue
+            score = math.exp(min(0.0, written.score()))
+            text = self.task.text(written.ids, ended=written.ended)
+            predictions.append(TextPrediction(text, score, written.ended, name=sample.name))
         return predictions
 
     @property

@@ -18,6 +18,7 @@ from ..data.skipped import warn_of_skipped
 from ..tasks.batch import Batch
 from ..tasks.classification import Classification
 from ..tasks.fused import Fused
+from ..tasks.generation import Generation
 from ..tasks.matching import Matching
 from ..tasks.multilabel import Multilabel
 from ..tasks.regression import Regression
@@ -83,6 +84,8 @@ class PredictionJob:
             names += ["score", "scores"]
         elif isinstance(task, Multilabel):
             names += ["scores"]
+        elif isinstance(task, Generation):
+            names += ["score"]
         elif not isinstance(task, Regression):
             names += ["unit", "spans"]
         names += ["attributions"] if self.explain is not None else []

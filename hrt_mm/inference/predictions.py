@@ -1,4 +1,4 @@
-"""What a trained run predicts of a sample: a class, labelled spans, or a transcript."""
+"""What a trained run predicts of a sample: a class, labelled spans, a transcript, or a text."""
 
 from __future__ import annotations
 
@@ -194,6 +194,25 @@ class SpanPrediction(Predicted):
         return {"predicted": predicted, "unit": self.unit, "spans": [span.plain() for span in self.spans]}
 
 
+@dataclass(frozen=True)
+class TextPrediction(Predicted):
+    """The text that was written from a sample.
+
+    Args:
+        text: the text.
+        score: probability of its tokens, as their geometric mean.
+        ended: whether the model ended it, rather than the limit of its length.
+    """
+
+    text: str
+    score: float
+    ended: bool
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``, which is the text, and its ``score``."""
+        return {"predicted": self.text, "score": self.score}
+
+
 def text_lines(row: PredictionRow) -> list[str]:
     """A row as lines for people."""
     lead = f"{row['sample']}: " if row["sample"] else ""
@@ -208,7 +227,7 @@ def text_lines(row: PredictionRow) -> list[str]:
         scores = "  ".join(f"{label} {score:.1%}" for label, score in row["scores"].items())
         lines = [f"{lead}{scores}{true}"]
     else:
-        spans = row["spans"]
+        spans = row.get("spans", ())
         predicted = row["predicted"] if isinstance(row["predicted"], str) else f"{len(spans)} spans"
         lines = [f"{lead}{predicted}{true}", *(_span_line(span, row["unit"]) for span in spans)]
     return lines + [_attribution_line(part) for part in row.get("attributions") or ()]

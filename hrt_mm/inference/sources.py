@@ -104,8 +104,8 @@ def _file_tower(readers: Mapping[str, TowerReader], tower: str | None) -> str:
         if tower not in readers:
             raise UserError(f"the model has no tower {tower!r}; its towers are {', '.join(readers)}")
         return tower
-    if SINGLE in readers:
-        return SINGLE
+    if len(readers) == 1:
+        return next(iter(readers))
     names = " ".join(f"--column {name}=COLUMN" for name in readers)
     raise UserError(
         f"the model reads {', '.join(readers)}: give a table with a column for each ({names}), or name the tower that "

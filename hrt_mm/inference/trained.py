@@ -24,6 +24,7 @@ from ..tasks.base import Collator, Task
 from ..tasks.batch import Batch
 from ..tasks.encoding import EncoderTask, TowerTask
 from ..tasks.fused import Fused
+from ..tasks.generation import Generation
 from ..train.build import (
     Data,
     build_dataset,
@@ -106,7 +107,10 @@ class TrainedRun:
         return self
 
     def predict(self, inputs: Sequence[Any], *, batch_size: int | None = None) -> list[Predicted]:
-        """Predicts samples: classes (:class:`Prediction`), or tags, segments or transcripts (:class:`SpanPrediction`).
+        """Predicts samples.
+
+        Predictions are classes (:class:`Prediction`), tags, segments or transcripts (:class:`SpanPrediction`), or
+        written texts (:class:`TextPrediction`).
 
         The precision is that of the run. With the batch size of the run, predictions of the files of a split are those
         of its evaluation.
@@ -230,8 +234,9 @@ class TrainedRun:
 
     @property
     def readers(self) -> dict[str, TowerReader]:
-        """Readers of all towers."""
-        return {tower: self.reader(tower) for tower in self.config.towers}
+        """Readers of all towers that inputs have; the text of task ``generation`` is written, and not read."""
+        written = self.task.target if isinstance(self.task, Generation) else None
+        return {tower: self.reader(tower) for tower in self.config.towers if tower != written}
 
     def batches(self, inputs: Sequence[Input], *, values: bool = True) -> SampleBatches:
         """Makes batches of inputs.

@@ -340,26 +340,49 @@ class Generation(TowerTask):
         logits: Tensor = self._head(x_TD).float()
         return logits
 
-    def begin(self, source: SourceMemory) -> Continuation:
-        """The start of a text for each sample of a source."""
-        prompts = writing(self.tokenizer).prompts([""] * len(source))
+    def begin(self, source: SourceMemory, prompt: Any = "") -> Continuation:
+        """The start of a text for each sample of a source.
+
+        Args:
+            source: of the samples.
+            prompt: how each text begins.
+        """
+        prompts = writing(self.tokenizer).prompts([prompt] * len(source))
         return Continuation(self, prompts, source)
 
-    def write(self, batch: Batch, *, beams: int | None = None, length_penalty: float | None = None) -> list[Written]:
+    @torch.no_grad()
+    def write(
+        self,
+        batch: Batch,
+        *,
+        prompt: Any = "",
+        max_tokens: int | None = None,
+        beams: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[Written]:
         """The most likely text of each sample of a batch, whose own texts are not read.
 
         Args:
             batch: of sources, on the device of the weights.
+            prompt: how each text begins; it is not part of what is returned.
+            max_tokens: most tokens to write; ``task.max_tokens`` if absent.
             beams: of the search; ``task.beams`` if absent.
             length_penalty: exponent of the length; ``task.length_penalty`` if absent.
-        """
-        return self._search(self.read(batch), beams, length_penalty)
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text that ids stand for."""
+        Raises:
+            UserError: a value is out of range.
+        """
+        return self._search(self.read(batch), prompt, max_tokens, beams, length_penalty)
+
+    def text(self, ids: Sequence[int], *, ended: bool = True) -> str:
+        """The text that ids stand for.
+
+        Args:
+            ids: without separators.
+            ended: whether the text ends there; otherwise, bytes of a character that is incomplete are left out.
+        """
         tokenizer = writing(self.tokenizer)
-        write = tokenizer.writer()
-        return "".join(map(write, (*ids, tokenizer.separator)))
+        return "".join(map(tokenizer.writer(), (*ids, *([tokenizer.separator] if ended else []))))
 
     def summarize(self, rows: Mapping[str, Tensor]) -> dict[str, float]:
         """The metrics of the decoded texts."""
@@ -378,12 +401,18 @@ class Generation(TowerTask):
         source: SourceMemory = self.reader(pyramid)
         return source, {f"{self.source}/{name}": value for name, value in pyramid.losses.items()}
 
-    @torch.no_grad()
-    def _search(self, source: SourceMemory, beams: int | None, length_penalty: float | None) -> list[Written]:
+    def _search(
+        self,
+        source: SourceMemory,
+        prompt: Any = "",
+        max_tokens: int | None = None,
+        beams: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[Written]:
         config = self.config
         return search(
-            self.begin(source),
-            max_tokens=config.max_tokens,
+            self.begin(source, prompt),
+            max_tokens=config.max_tokens if max_tokens is None else max_tokens,
             beams=config.beams if beams is None else beams,
             length_penalty=config.length_penalty if length_penalty is None else length_penalty,
         )
@@ -398,7 +427,7 @@ class Generation(TowerTask):
             return {}
         ids = batch.towers[self.target].tokens.split()
         references = [self.text(ids[index][1:-1].tolist()) for index in chosen]
-        written = [self.text(text.ids) for text in self._search(source.select(chosen), None, None)]
+        written = [self.text(text.ids, ended=text.ended) for text in self._search(source.select(chosen))]
         return {"written": _packed(written), "references": _packed(references)}
 
 

@@ -277,7 +277,7 @@ def test_evaluation_decodes_a_share_of_the_samples_and_scores_them() -> None:
     made = batch(config(max_tokens=48))
     rows = task(made).rows
     metrics = task.summarize(rows)
-    written = [task.text(text.ids) for text in task.write(made)]
+    written = [task.text(text.ids, ended=text.ended) for text in task.write(made)]
     assert metrics == pytest.approx(text_metrics(written, list(TEXTS)))
     _, silent = build({"decode_share": 0.0})
     assert not silent(made).rows and silent.summarize({}) == {}

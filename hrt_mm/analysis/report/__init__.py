@@ -28,6 +28,7 @@ from .recovery import recovery_section
 from .retrieval import retrieval_section
 from .style import style
 from .subject import Subject
+from .texts import texts_section
 
 __all__ = ["Report", "diagnose", "write_report"]
 
@@ -39,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (
     confusion_section,
     outputs_section,
     retrieval_section,
+    texts_section,
     reconstruction_section,
 )
 """Sections of every run."""
