@@ -137,7 +137,9 @@ def flat(config: RunConfig) -> RunConfig:
 
 def reading(config: RunConfig, model: HierarchyConfig, level: str) -> RunConfig:
     """A configuration with another model, of which its task reads a level, for what symbols are spelled with too."""
-    task = config.task.model_copy(update={"level": level})
+    # Tasks of dense labels read the finest level always, and have no key for it.
+    has_level = "level" in type(config.task).model_fields
+    task = config.task.model_copy(update={"level": level}) if has_level else config.task
     if isinstance(task, CTCConfig) and task.finer is not None:
         task = task.model_copy(update={"finer": task.finer.model_copy(update={"level": level})})
     return config.with_model(model).model_copy(update={"task": task})

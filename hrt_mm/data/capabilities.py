@@ -53,6 +53,34 @@ def reconstruction_targets(tokenizer: Tokenizer, tokens: Tokens) -> Tensor:
 
 
 @runtime_checkable
+class DenseLabels(Protocol):
+    """Its raw tokens are patches of pixels that can be labelled, for semantic segmentation."""
+
+    labels_per_token: int
+    """Number of pixels of a token."""
+
+    def label_tokens(self, masks: Sequence[Tensor], missing: int) -> Tensor:
+        """(T, P) labels of the pixels of each token, resized and ordered as the tokens of the images are.
+
+        Args:
+            masks: (H, W) int64, each of the size of its image.
+            missing: label of pixels that pad an image.
+        """
+
+    def label_maps(self, tokens: Tokens, labels_TP: Tensor) -> list[Tensor]:
+        """(H, W) maps of the labels of each image, of the size that its tokens are of, with padding."""
+
+    def labels_of(self, value: Any, label_map: Tensor, missing: int) -> Tensor:
+        """(H, W) labels of the pixels of a raw image, from its map.
+
+        Args:
+            value: the image.
+            label_map: as :meth:`label_maps` gives it.
+            missing: label of pixels that no token has seen.
+        """
+
+
+@runtime_checkable
 class VocabularyFiles(Protocol):
     """The meaning of its ids comes from files. A run can only be resumed with the same ones."""
 

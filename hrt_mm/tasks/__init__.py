@@ -19,6 +19,7 @@ from .matching import Matching, MatchingConfig
 from .multilabel import Multilabel, MultilabelConfig
 from .regression import Regression, RegressionConfig
 from .segmentation import Segmentation, SegmentationConfig
+from .semantic import SemanticSegmentation, SemanticSegmentationConfig
 from .tagging import Tagging, TaggingConfig
 
 TASKS: dict[str, type[TaskConfig]] = {
@@ -34,6 +35,7 @@ TASKS: dict[str, type[TaskConfig]] = {
     "multilabel": MultilabelConfig,
     "regression": RegressionConfig,
     "segmentation": SegmentationConfig,
+    "semantic_segmentation": SemanticSegmentationConfig,
     "tagging": TaggingConfig,
 }
 
@@ -69,6 +71,8 @@ __all__ = [
     "RegressionConfig",
     "Segmentation",
     "SegmentationConfig",
+    "SemanticSegmentation",
+    "SemanticSegmentationConfig",
     "Tagging",
     "TaggingConfig",
     "Task",

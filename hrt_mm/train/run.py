@@ -30,7 +30,7 @@ from .pretrain import InitFrom, initialize
 from .regions import compile_regions
 from .reporting import Reporter, metrics_line
 from .samples import BadCounts, BadSamples, together
-from .seeding import mix, seed_all
+from .seeding import forked, mix, seed_all
 from .signals import StopSignals
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
@@ -107,7 +107,9 @@ class Run:
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
         self.initialized_from: list[str] = []
         if checkpoint is None:
-            self.task.fit_labels(self.data.splits["train"])
+            # Reading labels may augment samples, which draws random numbers.
+            with forked():
+                self.task.fit_labels(self.data.splits["train"])
         if checkpoint is None and init_from is not None:
             self.initialized_from = initialize(self.task, init_from, self.data)
         self.ema = EMA(self.task, options.ema) if options.ema is not None else None

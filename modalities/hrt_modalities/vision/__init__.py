@@ -14,7 +14,9 @@ from hrt_mm.data.tokenizer import Tokenizer
 
 from .files import ImageFolderConfig, ImageHuggingFaceConfig, ImageManifestConfig, ImageShardsConfig
 from .images import SUFFIXES
+from .masks import ImageMasksConfig
 from .memory import Cifar10Config, DigitsConfig, FashionMnistConfig, MnistConfig
+from .shapes import ShapesConfig
 from .tokenizer import VisionConfig, VisionTokenizer
 
 
@@ -30,6 +32,8 @@ class Vision(Modality):
         ImageManifestConfig,
         ImageHuggingFaceConfig,
         ImageShardsConfig,
+        ImageMasksConfig,
+        ShapesConfig,
         MnistConfig,
         FashionMnistConfig,
         Cifar10Config,

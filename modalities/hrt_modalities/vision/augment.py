@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import needs_extra
 
 from ..common.augment import Probability, RangedComponent
@@ -104,6 +105,25 @@ class Affine(_ImageAugmentation):
             )
         )
 
+    def masked(self, white: float, ignore: int) -> Callable[[Any], Transform]:
+        """Makes the transform of an image and its mask, of ``torchvision.transforms.v2``.
+
+        Args:
+            white: value of white pixels.
+            ignore: value of mask pixels from outside of the image.
+        """
+        from torchvision import tv_tensors
+
+        fill = {tv_tensors.Image: self.fill * white, tv_tensors.Mask: ignore}
+        return lambda v2: v2.RandomAffine(
+            self.degrees,
+            self.translate,
+            self.scale,
+            self.shear or None,
+            interpolation=v2.InterpolationMode.BILINEAR,
+            fill=fill,
+        )
+
 
 class Flip(_ImageAugmentation):
     """A random flip."""
@@ -180,12 +200,55 @@ Augmentation = Annotated[
 ]
 
 
-def sized(augmentations: Sequence[Augmentation], size: Side | None) -> tuple[Augmentation, ...]:
+PairedAugmentation = Annotated[ResizedCrop | Affine | Flip | Jitter, Field(discriminator="type")]
+"""Augmentations that can change an image and its mask alike."""
+PairTransform = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+AnyAugmentation = TypeVar("AnyAugmentation", bound=_ImageAugmentation)
+
+
+def sized(augmentations: Sequence[AnyAugmentation], size: Side | None) -> tuple[AnyAugmentation, ...]:
     """The augmentations, with the modality's size for resized crops without one."""
     return tuple(
         one.model_copy(update={"size": size}) if isinstance(one, ResizedCrop) and one.size is None else one
         for one in augmentations
     )
+
+
+def paired_chain(augmentations: Sequence[PairedAugmentation], ignore: int | None) -> PairTransform | None:
+    """The transforms of an image and its mask, one after another; ``None`` for none.
+
+    Args:
+        augmentations: in order.
+        ignore: value of mask pixels that come from outside of the image; 0 when ``None``.
+
+    Raises:
+        ConfigError: a crop has no size.
+    """
+    return _PairedChain(augmentations, ignore) if augmentations else None
+
+
+class _PairedChain:
+    """torchvision's transforms of an image and its mask; random numbers are drawn once for both."""
+
+    def __init__(self, augmentations: Sequence[PairedAugmentation], ignore: int | None) -> None:
+        for augmentation in augmentations:
+            if isinstance(augmentation, ResizedCrop) and augmentation.size is None:
+                raise ConfigError("data.augment: resized_crop of images with masks needs a size, or modality.size")
+        self.augmentations, self.ignore = tuple(augmentations), ignore
+
+    def __call__(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        with needs_extra("vision"):
+            from torchvision import tv_tensors
+
+        white = 1.0 if image.is_floating_point() else 255.0
+        pair: Any = tv_tensors.Image(image), tv_tensors.Mask(mask)
+        for augmentation in self.augmentations:
+            transform: Any = augmentation.build(white)
+            if isinstance(augmentation, Affine):
+                transform = _torchvision(augmentation.masked(white, self.ignore or 0))
+            pair = transform(*pair)
+        image, mask = (part.as_subclass(Tensor) for part in pair)
+        return image, mask
 
 
 def chain(augmentations: Sequence[Augmentation]) -> Transform | None:

@@ -234,6 +234,58 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
             "normalization": "in the graph",
         }
 
+    @property
+    def labels_per_token(self) -> int:
+        """Pixels of a patch."""
+        return self.config.patch**2
+
+    def label_tokens(self, masks: Sequence[Tensor], missing: int) -> Tensor:
+        """(T, P * P) labels of the pixels of each patch, in the order of the patches. Resizing takes the nearest pixel.
+
+        Args:
+            masks: (H, W) int64, each of the size of its image.
+            missing: label of pixels that pad an image.
+        """
+        patch, parts = self.config.patch, []
+        for mask in masks:
+            (rows, columns), fit = self._resizing(*mask.shape)
+            if tuple(mask.shape) != (rows, columns):
+                if fit == "crop":
+                    top, left, high, wide = middle((mask.shape[0], mask.shape[1]), (rows, columns))
+                    mask = mask[top : top + high, left : left + wide]
+                mask = _nearest(mask, (rows, columns))
+            padded = functional.pad(mask, (0, -columns % patch, 0, -rows % patch), value=missing)
+            parts.append(patchify(padded[None, None], patch, self.blocks)[0])
+        return torch.cat(parts)
+
+    def label_maps(self, tokens: Tokens, labels_TP: Tensor) -> list[Tensor]:
+        """(H, W) maps of the labels of each image, with padding."""
+        plan = GridMaps.of(tokens, self.blocks)
+        maps: dict[int, Tensor] = {}
+        for bucket, labels_NhwP in zip(plan.buckets, plan.maps(labels_TP), strict=True):
+            maps.update(zip(bucket.samples, unpatchify(labels_NhwP, self.config.patch)[:, 0], strict=True))
+        return [maps[index] for index in range(len(tokens))]
+
+    def labels_of(self, value: Any, label_map: Tensor, missing: int) -> Tensor:
+        """(H, W) labels of the pixels of an image, from its map.
+
+        Args:
+            value: the image.
+            label_map: as :meth:`label_maps` gives it.
+            missing: label of pixels that were cropped.
+        """
+        _, height, width = check_image(value, "the image").shape
+        (rows, columns), fit = self._resizing(height, width)
+        label_map = label_map[:rows, :columns]
+        if (rows, columns) == (height, width):
+            return label_map
+        if fit != "crop":
+            return _nearest(label_map, (height, width))
+        top, left, high, wide = middle((height, width), (rows, columns))
+        labels = torch.full((height, width), missing, dtype=label_map.dtype, device=label_map.device)
+        labels[top : top + high, left : left + wide] = _nearest(label_map, (high, wide))
+        return labels
+
     def restore(self, tokens: Tokens) -> list[Tensor]:
         """The images (C, H, W), float32 in 0..1, from raw patches; with padding."""
         plan = GridMaps.of(tokens, self.blocks)
@@ -243,3 +295,12 @@ class VisionTokenizer(Tokenizer, SizeAdapting):
             pixels = (images - self.shift.to(images.device)) / self.scale.to(images.device)
             restored.update(zip(bucket.samples, pixels, strict=True))
         return [restored[index] for index in range(len(tokens))]
+
+
+def _nearest(mask: Tensor, size: Size) -> Tensor:
+    """Labels (H, W) at another size, each that of the nearest pixel."""
+    rows, columns = (
+        ((torch.arange(new, device=mask.device) + 0.5) * old / new).long().clamp(max=old - 1)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
