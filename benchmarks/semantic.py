@@ -1,10 +1,10 @@
 """Semantic segmentation of generated shapes: the hierarchy of ``vision/shapes`` against the flat control.
 
 ``hierarchy`` predicts pixels from patches that the top-down path gives the context of regions and areas; ``flat`` is
-one level of patches with the same blocks and as many parameters, with attention over all patches; ``without the top-down
-path`` has the patches alone, with the blocks and windows of the hierarchy's finest level. All train by ``hrt-mm train``
-on the same pictures with the same optimizer, for the same processor time. The figure is the mean IoU on 400 test
-pictures of the weights that were best on ``val``.
+one level of patches with the same blocks and as many parameters, with attention over all patches; ``without the
+top-down path`` has the patches alone, with the blocks and windows of the hierarchy's finest level. All train by
+``hrt-mm train`` on the same pictures with the same optimizer, for the same processor time. The figure is the mean IoU
+on 400 test pictures of the weights that were best on ``val``.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .locating import LevelVectors
     from .predictions import (
         Attribution,
+        MaskPrediction,
         MultilabelPrediction,
         NumberPrediction,
         Predicted,
@@ -34,6 +35,7 @@ else:
             ".sharing": ("PretrainedEncoder", "from_pretrained", "push_to_hub", "save_pretrained"),
             ".predictions": (
                 "Attribution",
+                "MaskPrediction",
                 "MultilabelPrediction",
                 "NumberPrediction",
                 "Predicted",
@@ -56,6 +58,7 @@ __all__ = [
     "GeneratedText",
     "HierarchyStream",
     "LevelVectors",
+    "MaskPrediction",
     "MultilabelPrediction",
     "NumberPrediction",
     "Predicted",

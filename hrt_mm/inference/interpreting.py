@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.spans import Spans
 from ..core.tokens import Tokens
-from ..data.capabilities import Textual
+from ..data.capabilities import DenseLabels, Textual
 from ..data.sample import Sample
 from ..data.tokenizer import SINGLE
 from ..tasks.base import Task
@@ -32,9 +32,11 @@ from ..tasks.matching import Matching
 from ..tasks.multilabel import Multilabel
 from ..tasks.regression import Regression
 from ..tasks.segmentation import Segmentation
+from ..tasks.semantic import SemanticSegmentation
 from ..tasks.tagging import Tagging, units_of
 from .locating import locations_of, unit_of
 from .predictions import (
+    MaskPrediction,
     MultilabelPrediction,
     NumberPrediction,
     Predicted,
@@ -43,6 +45,7 @@ from .predictions import (
     SpanPrediction,
     TextPrediction,
     as_value,
+    shares_of,
 )
 from .reading import TowerReader
 
@@ -76,6 +79,7 @@ class Interpreter:
             Matching: self._classes,
             Multilabel: self._several_classes,
             Regression: self._numbers,
+            SemanticSegmentation: self._masks,
             Tagging: self._tags,
             Segmentation: self._segments,
             Boundary: self._boundaries,
@@ -111,6 +115,8 @@ class Interpreter:
             return _joined(list(label), self.task.unit) if isinstance(label, list | tuple) else label
         if isinstance(self.task, Regression):
             return as_value(dict(zip(self.task.outputs, self.task.config.numbers(sample), strict=True)))
+        if isinstance(self.task, SemanticSegmentation):
+            return shares_of(self.task.config.mask_of(sample, self.task.classes), self.task.classes)
         classes = getattr(self.task, "classes", ())
         if isinstance(label, list | tuple):
             return [_class_name(item, classes) for item in label]
@@ -156,6 +162,21 @@ class Interpreter:
             else None
             for values_R, sample in zip(task.predict(batch).float().cpu(), samples, strict=True)
         ]
+
+    def _masks(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
+        task, tokenizer = self.task, self.readers[SINGLE].tokenizer
+        assert isinstance(task, SemanticSegmentation) and isinstance(tokenizer, DenseLabels)
+        logits_TPK = task.logits(batch)
+        finite_T = logits_TPK.isfinite().all(-1).all(-1).cpu()
+        maps = tokenizer.label_maps(batch.tokens, logits_TPK.argmax(-1))
+        predictions: list[Predicted | None] = []
+        for sample, label_map, finite in zip(samples, maps, batch.tokens.spans.split(finite_T), strict=True):
+            if not finite.all():
+                predictions.append(None)
+                continue
+            mask = tokenizer.labels_of(sample.value, label_map.cpu(), NO_LABEL)
+            predictions.append(MaskPrediction(mask, task.classes, name=sample.name))
+        return predictions
 
     def _tags(self, batch: Batch, samples: Sequence[Sample]) -> list[Predicted | None]:
         assert isinstance(self.task, Tagging)

@@ -22,6 +22,7 @@ from ..tasks.generation import Generation
 from ..tasks.matching import Matching
 from ..tasks.multilabel import Multilabel
 from ..tasks.regression import Regression
+from ..tasks.semantic import SemanticSegmentation
 from ..train.data import load, worker_deaths_named
 from ..train.distributed import ProcessGroup
 from ..train.sampler import Plan
@@ -86,7 +87,7 @@ class PredictionJob:
             names += ["scores"]
         elif isinstance(task, Generation):
             names += ["score"]
-        elif not isinstance(task, Regression):
+        elif not isinstance(task, Regression | SemanticSegmentation):
             names += ["unit", "spans"]
         names += ["attributions"] if self.explain is not None else []
         others = dict.fromkeys(_column(name, names) for row in self.info for name in row)

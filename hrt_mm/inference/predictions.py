@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from torch import Tensor
+
 from ..data.time_span import TimeSpan
 
 PredictionRow = dict[str, Any]
@@ -102,6 +104,31 @@ class NumberPrediction(Predicted):
     def row(self, top: int | None = None) -> dict[str, Any]:
         """``predicted``: the number, or the numbers by name where there are several."""
         return {"predicted": as_value(self.values)}
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction(Predicted):
+    """The predicted classes of the pixels of an image.
+
+    Args:
+        mask: (H, W) int64 index of the class of each pixel of the image as it was given; -1 where it was cropped.
+        classes: names of the classes.
+    """
+
+    mask: Tensor = field(repr=False)
+    classes: tuple[str, ...]
+
+    def row(self, top: int | None = None) -> dict[str, Any]:
+        """``predicted``: the share of the pixels of each class that is there, largest first."""
+        return {"predicted": shares_of(self.mask, self.classes)}
+
+
+def shares_of(mask: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
+    """The shares of the classes in a mask, largest first, of the pixels that have one."""
+    counts = mask[mask >= 0].bincount(minlength=len(classes))
+    shares = (counts / counts.sum().clamp(min=1)).tolist()
+    present = [(name, share) for name, share in zip(classes, shares, strict=True) if share]
+    return dict(sorted(present, key=lambda pair: -pair[1]))
 
 
 def as_value(values: Mapping[str, float]) -> float | dict[str, float]:

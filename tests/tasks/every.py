@@ -51,6 +51,21 @@ class Writable(Ids):
         return lambda token: "" if token == self.separator else "abcdefghij"[token]
 
 
+class Pixels(Cut):
+    """Rows whose features are pixels with a label each."""
+
+    labels_per_token = 4
+
+    def label_tokens(self, masks: Sequence[Tensor], missing: int) -> Tensor:
+        return torch.cat([*masks])
+
+    def label_maps(self, tokens: Tokens, labels_TP: Tensor) -> list[Tensor]:
+        return [*tokens.spans.split(labels_TP)]
+
+    def labels_of(self, value: Any, label_map: Tensor, missing: int) -> Tensor:
+        return label_map
+
+
 @dataclass(frozen=True)
 class Case:
     """A task with samples.
@@ -153,6 +168,12 @@ CASES = {
     "multilabel": Case(
         {"type": "multilabel", "pos_weight": {"x": 2.0, "y": 1.0, "z": 0.5}, "thresholds": "val"},
         lambda rows, place: [name for at, name in enumerate(CLASSES) if (place + at) % (at + 2) == 0],
+    ),
+    "semantic segmentation": Case(
+        {"type": "semantic_segmentation", "class_weights": {"x": 1.0, "y": 0.5, "z": 3.0}},
+        lambda rows, place: torch.where(rows > 1.5, 255, (rows * 9).long() % 3),
+        model=_down,
+        tokenizer=Pixels,
     ),
     "matching": Case({"type": "matching"}, _class, lambda rows, place: (rows[:3], rows[2:])),
     "boundary": Case({"type": "boundary", "unit": "cuts"}, model=_down),

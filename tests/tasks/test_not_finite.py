@@ -34,7 +34,7 @@ def test_a_broken_model_scores_worst(name: str) -> None:
     for key, value in metrics.items():
         if key.endswith(ERRORS):
             assert math.isnan(value) or value >= 1, key
-        elif key.endswith(("accuracy", "macro_f1", "micro_f1", "top5", "/R@1", "/R@5")):
+        elif key.endswith(("accuracy", "miou", "macro_f1", "micro_f1", "top5", "/R@1", "/R@5")):
             assert value == 0, key
         elif key.endswith("mAP"):
             assert value < 0.2, key

@@ -20,6 +20,7 @@ from .curves import curves_section
 from .cuts import cuts_section
 from .gates import gates_section
 from .groups import groups_section
+from .masks import masks_section
 from .outputs import outputs_section
 from .overview import overview_section
 from .page import REPORT, Page
@@ -39,6 +40,7 @@ SECTIONS: tuple[Section, ...] = (
     curves_section,
     confusion_section,
     outputs_section,
+    masks_section,
     retrieval_section,
     texts_section,
     reconstruction_section,
