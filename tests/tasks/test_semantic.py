@@ -179,7 +179,6 @@ def test_labels_that_are_no_masks_and_other_modalities_are_errors() -> None:
         config.mask_of(Sample(None, torch.full((2, 2), 255), "s"), ("a", "b"))
     with pytest.raises(ConfigError, match=r"labels pixels, and Ids makes no tokens of them; use modality.type: vision"):
         config.build(hierarchy(2, top_down=True), Ids(), ("a", "b"))
+    case = CASES["semantic segmentation"]
     with pytest.raises(ConfigError, match=r"top_down"):
-        CASES["semantic segmentation"].config.build(
-            hierarchy(2), CASES["semantic segmentation"].tokenizer(), ("x", "y", "z")
-        )  # type: ignore[attr-defined]
+        case.config.build_towers({"": hierarchy(2)}, {"": case.tokenizer()}, ("x", "y", "z"))
