@@ -18,7 +18,7 @@ from hrt_mm.core.errors import Stopped, UserError
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.retrieval.collecting import embed_split
 from hrt_mm.retrieval.collection import Collection
-from hrt_mm.retrieval.embed import Embedder
+from hrt_mm.retrieval.embed import Embedder, Embedding
 from hrt_mm.retrieval.index import Hit, Index
 from hrt_mm.retrieval.query import Query as SearchQuery
 from hrt_mm.retrieval.rows import Row
@@ -132,7 +132,7 @@ def prepare(
         return indexed(folder, embedder, collections)
 
 
-def indexed(folder: Path, embedder: Embedder, collections: Callable[[Path], Iterator[Collection]]) -> Searcher:
+def indexed(folder: Path, embedder: Embedding, collections: Callable[[Path], Iterator[Collection]]) -> Searcher:
     """Opens the index of a demo, or builds it. One that was not finished, or is of other weights, is built anew.
 
     Args:

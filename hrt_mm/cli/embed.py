@@ -1,4 +1,4 @@
-"""``hrt-mm embed``: embeds a run's data, files, or texts in tables."""
+"""``hrt-mm embed``: embeds a run's data, files, or texts in tables, by a run or a pretrained model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Commands, add_run, command
+from .arguments import Commands, command
 
 if TYPE_CHECKING:
     from ..retrieval.collecting import Outcome
-    from ..retrieval.embed import Embedder
+    from ..retrieval.embed import Embedding
 
 
 def add(commands: Commands) -> None:
     """Adds the command."""
     parser = command(commands, "embed", "embed a run's data, files or texts, to build an index from", run)
-    add_run(parser, " (of tasks other than contrastive, vectors are means of tokens)")
+    parser.add_argument(
+        "folder",
+        metavar="RUN",
+        type=Path,
+        nargs="?",
+        help="run folder (of tasks other than contrastive, vectors are means of tokens), or hub:owner/name, a "
+        "repository of the Hugging Face Hub; not with --model",
+    )
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -43,6 +50,11 @@ def add(commands: Commands) -> None:
         metavar="FOLDER",
         type=Path,
         help="folder that contains the files of tables; paths are relative to it, or absolute (the table's folder)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="LIBRARY:NAME",
+        help="pretrained model in place of a run: open_clip:MODEL/TAG, transformers:owner/name, or a folder as NAME",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the collection; must not exist")
     parser.add_argument(
@@ -85,16 +97,23 @@ def run(args: argparse.Namespace) -> int:
     """Writes the collection, and prints its size."""
     from ..core.errors import UserError
     from ..retrieval.collecting import WINDOW, embed_split
-    from ..retrieval.embed import Embedder
+    from ..retrieval.embed import Embedder, PretrainedEmbedder
     from ..retrieval.known import KnownRows
 
+    if args.model is not None:
+        # The first of the files was taken for the run.
+        args.files = [path for path in (args.folder, *args.files) if path is not None]
+    elif args.folder is None:
+        raise UserError("give a run folder, or a pretrained model by --model")
     for option in ("column", "id_column", "root"):
         if getattr(args, option) is not None and not args.manifest:
             raise UserError(f"--{option.replace('_', '-')} has no effect without --manifest; drop it")
     if args.split is not None and (args.files or args.manifest):
         raise UserError("--split is of the run's data, and files are given; drop one of them")
     with KnownRows.opened(args.skip_known) as known:
-        embedder = Embedder.of(args.folder, dim=args.dim, device=args.device, precision=args.precision)
+        load = Embedder.of if args.model is None else PretrainedEmbedder.of
+        model = str(args.folder) if args.model is None else args.model
+        embedder = load(model, dim=args.dim, device=args.device, precision=args.precision)
         options = {
             "known": known,
             "media": args.media,
@@ -118,13 +137,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _embed_files(args: argparse.Namespace, embedder: Embedder, options: dict[str, Any]) -> Outcome:
+def _embed_files(args: argparse.Namespace, embedder: Embedding, options: dict[str, Any]) -> Outcome:
     from ..core.errors import UserError
     from ..data.capabilities import Textual
     from ..data.listing import listed
     from ..retrieval.collecting import embed_files
 
     towers = args.tower or embedder.towers
+    if args.model is not None and args.tower is None and not args.manifest:
+        towers = [name for name in towers if embedder.modality(name).suffixes is not None]
     if len(towers) != 1:
         raise UserError(f"name the tower that reads the files: --tower {' or --tower '.join(embedder.towers)}")
     (tower,) = towers

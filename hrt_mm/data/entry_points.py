@@ -11,3 +11,6 @@ MODELS = "hrt_mm.models"
 COMMANDS = "hrt_mm.commands"
 """Of commands of ``hrt-mm``, by their words: ``transcribe = "package:TRANSCRIBE"``, ``"text.subwords" =
 "package:SUBWORDS"``."""
+PRETRAINED = "hrt_mm.pretrained"
+"""Of pretrained models of a library whose towers can be compared: ``open_clip = "package.module:open_clip_towers"``, a
+function of the model's name."""

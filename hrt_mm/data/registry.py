@@ -21,8 +21,9 @@ from ..core import extras
 from ..core.component import Component
 from ..core.errors import ConfigError, Stopped
 from .dataset import DatasetConfig
-from .entry_points import COMMANDS, DATASETS, MODALITIES, MODELS
+from .entry_points import COMMANDS, DATASETS, MODALITIES, MODELS, PRETRAINED
 from .modality import Modality
+from .pretrained_towers import TowersLoader
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,25 @@ def model_factory(name: str) -> Callable[..., nn.Module]:
         return factory
     near = get_close_matches(name, model_names(), 3) or model_names()
     raise ConfigError(f"there is no model {name!r}; did you mean {', '.join(near)}?")
+
+
+def is_pretrained(address: object) -> bool:
+    """Whether it names a pretrained model of an installed library, ``LIBRARY:NAME``, and not a run."""
+    library, separator, _ = str(address).partition(":")
+    return bool(separator) and any(entry_points(group=PRETRAINED, name=library))
+
+
+def towers_loader(library: str) -> TowersLoader:
+    """The function that loads a pretrained model of a library by its name.
+
+    Raises:
+        ConfigError: no installed package loads models of that library.
+    """
+    for entry in entry_points(group=PRETRAINED, name=library):
+        loader: TowersLoader = entry.load()
+        return loader
+    names = sorted({entry.name for entry in entry_points(group=PRETRAINED)})
+    raise ConfigError(f"there are no models of {library!r}; give {' or '.join(f'{name}:NAME' for name in names)}")
 
 
 def missing_libraries(modality: str) -> str:

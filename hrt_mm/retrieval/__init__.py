@@ -8,7 +8,7 @@ from ..core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .collection import Collection, Writer, writing
-    from .embed import Embedder
+    from .embed import Embedder, PretrainedEmbedder, load_embedder
     from .index import Index
     from .qdrant import QdrantIndex
     from .qdrant_connection import connect
@@ -23,7 +23,7 @@ else:
         __name__,
         {
             ".collection": ("Collection", "Writer", "writing"),
-            ".embed": ("Embedder",),
+            ".embed": ("Embedder", "PretrainedEmbedder", "load_embedder"),
             ".index": ("Index",),
             ".qdrant": ("QdrantIndex",),
             ".qdrant_connection": ("connect",),
@@ -42,6 +42,7 @@ __all__ = [
     "Hit",
     "Index",
     "Model",
+    "PretrainedEmbedder",
     "QdrantIndex",
     "Query",
     "Results",
@@ -50,5 +51,6 @@ __all__ = [
     "Where",
     "Writer",
     "connect",
+    "load_embedder",
     "writing",
 ]

@@ -28,12 +28,12 @@ from ..data.progress import counted
 from ..data.skipped import warn_of_skipped
 from ..inference.reading import MAX_TEXT
 from .collection import Writer
-from .encoder import RunEncoder
 from .known import KnownRows
 from .partial import PartialWriter, resuming
 from .passages import Passages, parents
 from .reading import Chunk, ChunkReader, FileSource, Shown, Source, SplitSource
 from .rows import Row, not_comparable
+from .vector_encoder import VectorEncoder
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Outcome:
         warn_of_skipped(log, self.left_out, total)
 
 
-def check_levels(embedder: RunEncoder, towers: Sequence[str], levels: Sequence[str]) -> None:
+def check_levels(embedder: VectorEncoder, towers: Sequence[str], levels: Sequence[str]) -> None:
     """Checks that at least one tower has pieces of each level.
 
     Raises:
@@ -125,7 +125,7 @@ def check_levels(embedder: RunEncoder, towers: Sequence[str], levels: Sequence[s
 
 
 def embed_split(
-    embedder: RunEncoder,
+    embedder: VectorEncoder,
     split: str,
     towers: Sequence[str],
     folder: str | Path,
@@ -154,7 +154,7 @@ def embed_split(
 
 
 def embed_files(
-    embedder: RunEncoder,
+    embedder: VectorEncoder,
     tower: str,
     files: Sequence[str | Path | Listed],
     folder: str | Path,
@@ -230,7 +230,7 @@ class _Job:
         known: rows to skip.
     """
 
-    embedder: RunEncoder
+    embedder: VectorEncoder
     source: Source
     towers: Sequence[str]
     options: Options

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core.errors import ConfigError, UserError
 from ..core.levels import HierarchyConfig
 from ..core.pyramid import Pyramid
 from ..core.tokens import Tokens
-from ..data.capabilities import Renderable, Stretch, positions_at
+from ..data.capabilities import Stretch
 from ..data.dataset import Dataset
 from ..data.hub import is_repository
 from ..data.modality import Modality
@@ -38,19 +38,16 @@ from .passages import Passages, concatenate, within
 from .pooled import PooledEncoder, PooledHeads, plain_split, pooled
 from .reading import CHUNK
 from .rows import Model
+from .vector_encoder import VectorEncoder, no_tower
 
 log = logging.getLogger(__name__)
-
-MIN_MEDIA_SECONDS = 0.3
-"""Shorter pieces get no media file."""
-
 
 CPU = torch.device("cpu")
 _COMPUTING = threading.RLock()
 
 
 @dataclass(frozen=True)
-class RunEncoder:
+class RunEncoder(VectorEncoder):
     """Computes vectors with a trained run.
 
     Args:
@@ -150,34 +147,22 @@ class RunEncoder:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """Names of the towers."""
         return self.task.towers
 
-    def modality(self, tower: str) -> type[Modality]:
-        """The modality of a tower.
+    @property
+    def shared(self) -> Mapping[str, str]:
+        return self.task.shared
 
-        Raises:
-            UserError: there is no such tower; names those available.
-        """
+    def prepare(self, tower: str, value: Any) -> Any:
+        return self.run.config.data.prepare(tower, value)
+
+    def modality(self, tower: str) -> type[Modality]:
         towers = self.run.config.towers
         if tower not in towers:
-            raise UserError(f"the model has no {tower!r}; it reads {', '.join(self.towers)}")
+            raise no_tower(tower, self.towers)
         return modalities()[towers[tower].modality.type]
 
-    def suffixes(self, tower: str) -> tuple[frozenset[str] | None, frozenset[str]]:
-        """Suffixes of the files that a tower reads (``None`` for all), and suffixes to exclude, of other modalities.
-
-        Raises:
-            UserError: there is no such tower.
-        """
-        return self.reader(tower).suffixes()
-
     def tokenizer(self, tower: str) -> Tokenizer:
-        """The tokenizer of a tower.
-
-        Raises:
-            UserError: there is no such tower.
-        """
         self.modality(tower)
         return self.run.tokenizers[tower]
 
@@ -200,50 +185,10 @@ class RunEncoder:
         return self.task.encoder_of(tower).hierarchy.config
 
     def reader(self, tower: str) -> TowerReader:
-        """Reads what a tower takes.
-
-        Raises:
-            UserError: there is no such tower.
-        """
         self.modality(tower)
         return self.run.reader(tower)
 
-    def vectors(self, tower: str, values: Sequence[Any]) -> np.ndarray:
-        """(N, D) vectors of raw values.
-
-        Raises:
-            BadSample: a value cannot be used.
-            UserError: there is no such tower.
-        """
-        return self.embed_values(tower, values)[0]
-
-    def embed_values(
-        self, tower: str, values: Sequence[Any], levels: Sequence[str] = ()
-    ) -> tuple[np.ndarray, list[list[Passages]]]:
-        """Embeds raw values and their pieces.
-
-        Args:
-            tower: of the values.
-            values: raw values.
-            levels: of the pieces, a subset of :meth:`levels`.
-
-        Returns:
-            (N, D) vectors, and the pieces of each value by level, coarse to fine.
-
-        Raises:
-            BadSample: a value is unusable.
-            UserError: there is no such tower.
-        """
-        tokenizer = self.tokenizer(tower)
-        vectors, passages = [np.zeros((0, self.model.dim), np.float32)], []
-        for first in range(0, len(values), CHUNK):
-            vectors_ND, pieces = self.encode(tower, tokenizer(list(values[first : first + CHUNK])), levels)
-            vectors.append(vectors_ND)
-            passages += pieces
-        return np.concatenate(vectors), passages
-
     def encode(self, tower: str, tokens: Tokens, levels: Sequence[str] = ()) -> tuple[np.ndarray, list[list[Passages]]]:
-        """(N, D) vectors of tokenized samples, and the pieces of each by level; see :meth:`embed_values`."""
         pyramid = self.pyramid(tower, tokens)
         vectors_ND = self._query(0, tower, pyramid)
         columns = [
@@ -275,7 +220,7 @@ class RunEncoder:
         passages: dict[str, list[Passages]] = {level: [] for level in views}
         first_value, sum_1D, count = None, torch.zeros(1, config.levels[sample_level].dim, device=self.device), 0
         for stretch in stretches:
-            value = self.run.config.data.prepare(tower, stretch.value)
+            value = self.prepare(tower, stretch.value)
             first_value = value if first_value is None else first_value
             (pyramid,) = self._pyramids(tower, [value])
             # Each stretch counts only for its own interval. The rest of it is context.
@@ -305,17 +250,6 @@ class RunEncoder:
                 for x_ND, edges_N2A in located(pyramid, config, config.index(level))
             ]
 
-    def media(self, tower: str, value: Any, edges_N2A: Tensor) -> tuple[tuple[str, bytes] | None, ...]:
-        """Suffix and bytes of a media file for each piece; None for very short ones."""
-        modality, tokenizer = self.modality(tower), self.tokenizer(tower)
-        if not issubclass(modality, Renderable):
-            return (None,) * len(edges_N2A)
-        spans = [positions_at(tokenizer, value, edges_2A[:, 0].tolist()) for edges_2A in edges_N2A]
-        return tuple(
-            modality.render(value, (first, last)) if last - first >= MIN_MEDIA_SECONDS else None
-            for first, last in spans
-        )
-
     def _heads(self, view: int) -> ViewHeads | PooledHeads:
         heads = self.task.heads[view]
         assert isinstance(heads, ViewHeads | PooledHeads)
@@ -329,9 +263,7 @@ class RunEncoder:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        settings = numerics(self.device, self.run.config.train.num_threads)
-        # The settings are of the process, so threads must take turns.
-        with _COMPUTING, torch.no_grad(), settings, autocast(self.precision, self.device)():
+        with computing(self.device, self.precision, self.run.config.train.num_threads):
             yield
 
     def _pyramids(self, tower: str, values: Sequence[Any]) -> Iterator[Pyramid]:
@@ -339,29 +271,7 @@ class RunEncoder:
         for first in range(0, len(values), CHUNK):
             yield self.pyramid(tower, tokenizer(list(values[first : first + CHUNK])))
 
-    def query(self, tower: str, source: str | Path) -> np.ndarray:
-        """(D,) the vector of a text or a file.
-
-        Raises:
-            BadSample: the file cannot be read, or is of another modality.
-            UserError: there is no such tower.
-        """
-        return self.vectors(tower, [self.read(tower, source)])[0]
-
     def query_vectors(self, tower: str, target: str | None, *, values: Sequence[Any]) -> dict[str, np.ndarray]:
-        """(N, D) vectors of queries by level of the tower to search; ``""`` for samples.
-
-        Levels that training did not compare with the queries' tower are left out.
-
-        Args:
-            tower: of the queries.
-            target: the tower to search, for its levels; none if absent.
-            values: raw values of the queries.
-
-        Raises:
-            BadSample: a value is unusable.
-            UserError: there is no such tower.
-        """
         views = {"": 0}
         if target is not None:
             views |= {
@@ -372,20 +282,6 @@ class RunEncoder:
         return {level: np.concatenate([block[level] for block in blocks]) for level in views}
 
     def query_tokens(self, tower: str, target: str, level: str, values: Sequence[Any]) -> list[np.ndarray]:
-        """(T, D) vectors of each query to compare with the pieces of a level by MaxSim.
-
-        These are the query's tokens where training compared tokens (``align: soft``), or else one vector.
-
-        Args:
-            tower: of the queries.
-            target: the tower to search.
-            level: of the pieces.
-            values: raw values of the queries.
-
-        Raises:
-            BadSample: a value is unusable.
-            UserError: training did not compare the level with the queries' tower.
-        """
         views = {name: view for name, view in self.levels(target).items() if tower in self.task.views[view].levels}
         if level not in views:
             raise UserError(
@@ -403,12 +299,22 @@ class RunEncoder:
                     tokens += [vector_1D.numpy() for vector_1D in heads.query(tower, pyramid).split(1)]
         return tokens
 
-    def read(self, tower: str, source: str | Path) -> Any:
-        """Reads a text or a file as the run's data prepares it; see :meth:`TowerReader.read`."""
-        return self.reader(tower).read(source)
-
 
 PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@contextmanager
+def computing(device: torch.device, precision: str, num_threads: int | None) -> Iterator[None]:
+    """Inside, models compute without gradients. One thread at a time may be inside.
+
+    Args:
+        device: that computes.
+        precision: see :class:`RunEncoder`.
+        num_threads: of the CPU; those of the process if ``None``.
+    """
+    # The settings are of the process, so threads must take turns.
+    with _COMPUTING, torch.no_grad(), numerics(device, num_threads), autocast(precision, device)():
+        yield
 
 
 def _on_host(vectors_ND: Tensor) -> np.ndarray:

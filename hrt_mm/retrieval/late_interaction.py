@@ -16,12 +16,12 @@ from typing import TypeAlias
 import numpy as np
 
 from ..core.errors import UserError
-from .encoder import RunEncoder
 from .index import Index
 from .neighbours import Mask
 from .query import ReadTerm
 from .rows import Row
 from .segment import Hit, Segment
+from .vector_encoder import VectorEncoder
 from .where import Where
 
 CHUNK = 65_536
@@ -33,7 +33,7 @@ Terms: TypeAlias = "Sequence[tuple[np.ndarray, float]]"
 """(T, D) tokens of each term of a query, with its weight."""
 
 
-def terms_of(terms: Sequence[ReadTerm], embedder: RunEncoder, target: str, level: str) -> Terms:
+def terms_of(terms: Sequence[ReadTerm], embedder: VectorEncoder, target: str, level: str) -> Terms:
     """The tokens of a query, to compare with pieces of a level.
 
     Raises:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from .encoder import RunEncoder
+    from .vector_encoder import VectorEncoder
 
 MAX_TEXT = 2_000
 """Maximum characters of a text as a query."""
@@ -151,7 +151,7 @@ class ReadTerm:
     text: str = ""
 
 
-def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
+def read(query: Query, embedder: VectorEncoder) -> list[ReadTerm]:
     """Reads the sources of a query.
 
     Raises:
@@ -173,7 +173,7 @@ def read(query: Query, embedder: RunEncoder) -> list[ReadTerm]:
     return terms
 
 
-def tower_of(term: Term, embedder: RunEncoder) -> str:
+def tower_of(term: Term, embedder: VectorEncoder) -> str:
     """The tower that reads a term.
 
     Raises:
@@ -185,7 +185,7 @@ def tower_of(term: Term, embedder: RunEncoder) -> str:
     if not towers:
         what = f"has no tower {term.kind!r}" if term.kind else f"cannot read {term}"
         raise UserError(f"the model {what}; its towers are {_described(embedder)}")
-    shared = embedder.task.shared
+    shared = embedder.shared
     if len({shared.get(tower, tower) for tower in towers}) > 1:
         listed = " or ".join(f'Query.of("{tower}", ...)' for tower in towers)
         options = " or ".join(f"--query {tower}=..." for tower in towers)
@@ -193,7 +193,7 @@ def tower_of(term: Term, embedder: RunEncoder) -> str:
     return towers[0]
 
 
-def _fits(term: Term, tower: str, embedder: RunEncoder) -> bool:
+def _fits(term: Term, tower: str, embedder: VectorEncoder) -> bool:
     from ..data.capabilities import ValueReading  # which imports PyTorch
 
     modality = embedder.modality(tower)
@@ -206,11 +206,11 @@ def _fits(term: Term, tower: str, embedder: RunEncoder) -> bool:
     return issubclass(modality, ValueReading) and modality.reads_value(term.source)
 
 
-def _described(embedder: RunEncoder) -> str:
+def _described(embedder: VectorEncoder) -> str:
     return ", ".join(f"{tower} ({embedder.modality(tower).name})" for tower in embedder.towers)
 
 
-def _value(term: Term, tower: str, embedder: RunEncoder) -> Any:
+def _value(term: Term, tower: str, embedder: VectorEncoder) -> Any:
     from ..data.capabilities import Textual, ValueReading  # which imports PyTorch
 
     source, modality = term.source, embedder.modality(tower)
@@ -222,11 +222,11 @@ def _value(term: Term, tower: str, embedder: RunEncoder) -> Any:
         return embedder.read(tower, source)
     if issubclass(modality, ValueReading):
         source = modality.from_value(source)
-    return embedder.run.config.data.prepare(tower, source)
+    return embedder.prepare(tower, source)
 
 
 def vectors(
-    queries: Sequence[Sequence[ReadTerm]], embedder: RunEncoder, find: Sequence[str | None]
+    queries: Sequence[Sequence[ReadTerm]], embedder: VectorEncoder, find: Sequence[str | None]
 ) -> list[dict[str, np.ndarray]]:
     """(D,) vectors of queries by level of the tower to search; ``""`` for samples.
 

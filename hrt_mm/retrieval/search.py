@@ -12,7 +12,8 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..data.hub import resolve
-from .embed import Embedder
+from ..data.registry import is_pretrained
+from .embed import Embedder, Embedding, load_embedder
 from .hybrid import DEPTH, fused
 from .index import Index
 from .late_interaction import MultiVectors, terms_of
@@ -93,7 +94,7 @@ class Searcher:
     """
 
     index: Index | QdrantIndex
-    embedder: Embedder
+    embedder: Embedding
     _multi_vectors: dict[tuple[str, str], MultiVectors] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -105,14 +106,20 @@ class Searcher:
 
         Args:
             index: to search, or its folder.
-            run: the run folder, or a repository, ``hub:owner/name``; the one that the index names if absent.
+            run: the run folder, a repository, ``hub:owner/name``, or a pretrained model, ``LIBRARY:NAME``; the one that
+                the index names if absent.
 
         Raises:
             UserError: the folder is not an index, the run is missing, or it has other weights than the index was built
                 with.
         """
         opened = Index(Path(index)) if isinstance(index, str | Path) else index
-        folder = resolve(run or opened.model.run)
+        address = run or opened.model.run
+        if is_pretrained(address):
+            pretrained = load_embedder(address, dim=opened.model.dim)
+            opened.model.check(pretrained.model, f"the model {address}")
+            return cls(opened, pretrained)
+        folder = resolve(address)
         if not (folder / "config.yaml").is_file():
             if run is not None:
                 raise UserError(f"{folder} is not a run folder: it has no config.yaml")

@@ -411,6 +411,7 @@ def soft(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 
 def test_reranking_is_the_similarity_that_was_trained(soft: Searcher) -> None:
     """All samples as candidates have the scores of the task, whichever way the candidates are found."""
+    assert isinstance(soft.embedder, Embedder)
     config, task = soft.embedder.run.config, soft.embedder.contrastive
     dataset = build_dataset(config, "test")
     batch = config.task.collator({}, soft.embedder.run.tokenizers, None)([dataset[i] for i in range(len(dataset))])
@@ -473,7 +474,7 @@ def test_words_bring_samples_whose_pieces_are_far_away(soft: Searcher) -> None:
 
 def test_reranking_sees_what_changes_in_the_index(soft: Searcher, tmp_path: Path) -> None:
     """Removals, compaction, and an index of the same name and size in its place."""
-    assert isinstance(soft.index, Index)
+    assert isinstance(soft.index, Index) and isinstance(soft.embedder, Embedder)
     collection = tmp_path / "vectors"
     argv = ["embed", str(soft.embedder.run.folder), "--split", "test", "--level", "parts", "--out", str(collection)]
     assert main(argv) == 0
@@ -528,7 +529,7 @@ def test_reranking_in_a_database_is_refused(soft: Searcher, tmp_path: Path, caps
 
 
 def test_vectors_are_cut_to_a_trained_width(soft: Searcher, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(soft.index, Index)
+    assert isinstance(soft.index, Index) and isinstance(soft.embedder, Embedder)
     run = str(soft.embedder.run.folder)
     embed = ["embed", run, "--split", "test", "--out"]
     assert main([*embed, str(tmp_path / "narrow"), "--dim", "8", "--level", "glyph"]) == 0
