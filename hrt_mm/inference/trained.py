@@ -15,6 +15,7 @@ from torch import Tensor
 from ..config import RunConfig, load_config
 from ..core.component import Component, with_current_keys
 from ..core.errors import BadSample, ConfigError
+from ..core.initial_weights import weights_replaced
 from ..data.capabilities import SizeAdapting
 from ..data.hub import CONFIG, resolve, saved_overrides
 from ..data.registry import modalities
@@ -371,7 +372,7 @@ def load_task(
     tokenizers = build_tokenizers(config)
     check_same_vocabularies(checkpoint, tokenizers, "evaluate with the file that it was trained with")
     # Random initial weights are replaced, so drawing them must not advance the caller's generators.
-    with forked():
+    with forked(), weights_replaced():
         task = build_task(config, tokenizers, names)
     load_trained(task, checkpoint)
     if inputs != "own":

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hrt_mm.core.component import Component
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import needs_extra
+from hrt_mm.core.initial_weights import needs_weights
 from hrt_mm.core.per_step import PerStep
 
 from .feature_cache import FeatureCache, FeatureCacheConfig
@@ -468,7 +469,7 @@ def transformers_model(
         from transformers import AutoModel
         from transformers.utils import logging
     made: Any = model_class or AutoModel
-    if not pretrained:
+    if not (pretrained and needs_weights()):
         with loading(name, "configuration", key):
             model: nn.Module = made._from_config(config) if model_class else made.from_config(config)
         return model.float().eval()
@@ -575,6 +576,7 @@ def open_clip_model(
     Raises:
         ConfigError: there is no such model, or its weights are missing or damaged.
     """
+    pretrained = pretrained and needs_weights()
     full, tag = open_clip_name(name, pretrained=pretrained, key=key)
     import open_clip
 

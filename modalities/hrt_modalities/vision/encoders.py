@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import is_installed, needs_extra
+from hrt_mm.core.initial_weights import needs_weights
 from hrt_mm.core.tokens import Tokens
 
 from ..common.pretrained import (
@@ -228,10 +229,11 @@ class TimmStem(ImageEncoderStem):
             import timm
 
         options: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+        loads = self.pretrained and needs_weights()
         with loading(self.name):
             try:
                 # Vision transformers then interpolate their position embeddings.
-                model = timm.create_model(name, pretrained=self.pretrained, dynamic_img_size=True, **options)
+                model = timm.create_model(name, pretrained=loads, dynamic_img_size=True, **options)
             except TypeError:
                 model = nn.Identity()
         if hasattr(model, "num_prefix_tokens"):
@@ -258,7 +260,8 @@ class TimmStem(ImageEncoderStem):
         index = len(reductions) - 1 - reductions[::-1].index(patch)
         options["out_indices"] = (maps.out_indices[index],)
         with loading(self.name):
-            model = timm.create_model(name, pretrained=self.pretrained, **options)
+            loads = self.pretrained and needs_weights()
+            model = timm.create_model(name, pretrained=loads, **options)
         return _TimmMap(model, maps.channels()[index], takes_any_size=not fixed)
 
 
