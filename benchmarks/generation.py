@@ -10,12 +10,14 @@ library.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
 from hrt_mm.analysis.control import flat_control
 from hrt_mm.config import RunConfig, load_config
-from hrt_mm.inference.trained import evaluate_run
+from hrt_mm.inference.predict import write_split
+from hrt_mm.metrics.texts import text_metrics
 from hrt_mm.tasks import GenerationConfig
 from hrt_mm.train.build import build_tokenizers
 
@@ -38,7 +40,7 @@ METRICS = (
 SMALL = {
     "captions": ["data.film.train=32", "data.film.valid=2", "data.film.test=2"],
     "transcripts": ["data.speech.train=32", "data.speech.valid=2", "data.speech.test=2"],
-    "summaries": ["data.max_source=120", "task.decode_share=0.01"],
+    "summaries": ["data.max_source=120"],
 }
 """Overrides of a quick run."""
 
@@ -81,20 +83,25 @@ def _row(task: str, folder: Path, options: argparse.Namespace) -> Row:
     small = SMALL[task] if options.quick else []
     config = load_config(f"generation/{task}", small)
     assert isinstance(config.task, GenerationConfig)
-    # Validation only chooses the weights, by a loss that needs no decoding.
+    # Evaluation only chooses the weights, by a loss that needs no decoding. Texts are decoded once, at the end.
     config = config.model_copy(update={"task": config.task.model_copy(update={"decode_share": 0.0})})
     words = [*for_minutes(minutes, options.device), f"train.eval_every={1000 if options.quick else 100}"]
     contenders = {}
     for name, contender in {"hierarchy": config, "flat": flat(config)}.items():
         finished = kept_or_trained(contender, folder / f"{task}-{name}", words)
-        contenders[name] = _measured(finished, folder / f"{task}-{name}", quick=options.quick)
+        contenders[name] = _measured(finished, folder / f"{task}-{name}")
     counts = {split: int(count) for split, count in finished.summary["counts"].items() if split in ("train", "test")}
     return Row(sizes={"task": task, "minutes": minutes, **counts}, contenders=contenders, ratios={})
 
 
-def _measured(finished: Finished, folder: Path, *, quick: bool) -> Measured:
-    metrics = evaluate_run(folder, "test", [f"task.decode_share={0.1 if quick else 1.0}"])
-    scores: dict[str, float | None] = {name: metrics[f"test/{name}"] for name in METRICS}
+def _measured(finished: Finished, folder: Path) -> Measured:
+    """The scores of a run, and the texts that it writes, which lie in its folder."""
+    texts = folder / "test.jsonl"
+    if not texts.exists():
+        write_split(folder, "test", texts)
+    rows = [json.loads(line) for line in texts.read_text().splitlines()]
+    scores: dict[str, float | None] = {"bits_per_byte": finished.metric("test/bits_per_byte")}
+    scores |= text_metrics([row["predicted"] for row in rows], [row["true"] for row in rows])
     scores |= {name: float(finished.summary[name]) for name in ("parameters", "steps", "samples")}
     return Measured(seconds=float(finished.summary["seconds"]), scores=scores)
 

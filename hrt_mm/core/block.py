@@ -126,6 +126,8 @@ class Block(nn.Module):
         super().__init__()
         self.drop_path, self.dropout = drop_path, dropout
         self.checkpointed = checkpointed
+        self.reads_source = False
+        """Whether it attends to a source as well; such a block is not compiled."""
         self.attention = Attention(level.dim, level.heads, level.kv_heads or level.heads, backend)
         self.mlp = SwiGLU(level.dim, level.mlp_dim)
 
@@ -179,9 +181,14 @@ class Block(nn.Module):
     def compile_around_attention(self, **options: Any) -> None:
         """Compiles the block in place, except attention, which is planned on the host for the lengths of each batch.
 
+        A block that reads a source stays as it is.
+
         Args:
             options: arguments of ``torch.compile``.
         """
+        # What is read is another object in each batch, for which the block would be compiled anew.
+        if self.reads_source:
+            return
         self.attention.traced = False
         self.compile(**options)
 

@@ -51,9 +51,10 @@ class LevelReader(nn.Module):
             }
         )
         self.positions = Positions(1, level.dim, 10000.0, _unit(decoder, index))
-        self.blocks = TypedModuleList(
-            SourceAttention(level.dim, level.heads) for _ in chain(stage.encoder, stage.decoder)
-        )
+        self.blocks = TypedModuleList()
+        for block in chain(stage.encoder, stage.decoder):
+            block.reads_source = True
+            self.blocks.append(SourceAttention(level.dim, level.heads))
         self.backend = decoder.config.backend
 
     def forward(self, pyramid: Pyramid) -> LevelSource:

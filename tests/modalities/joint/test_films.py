@@ -149,3 +149,18 @@ def test_the_configurations_read_what_they_compare(name: str, parts: set[str]) -
     also: list[Mapping[str, str]] = [pair.levels for pair in task.also]  # type: ignore[attr-defined]
     assert [levels["video"] for levels in also] == ["scenes", "clips", "frames"]
     assert all(set(levels) == parts for levels in also)
+
+
+def test_all_settings_are_named_where_that_is_asked_for(folder: Path) -> None:
+    config = small(folder, "video", "text", some_words=0.0)
+    some = config.build("train")
+    every = config.model_copy(update={"all_settings": True}).build("train")
+    assert [scene.setting for film in some.scenes for scene in film] == [
+        scene.setting for film in every.scenes for scene in film
+    ]
+    for index in range(len(every)):
+        scenes = every.scenes[index]
+        text = every[index].value["text"]
+        assert [part.split(":")[0] for part in text.split("; ")] == [scene.setting for scene in scenes]
+    with pytest.raises(ValidationError, match="all_settings is not for use with audio"):
+        FilmsConfig(type="captioned_films", use=("text", "audio"), all_settings=True)
