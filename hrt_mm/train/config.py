@@ -74,15 +74,39 @@ class ConstantSchedule(Component):
 Schedule = Annotated[CosineSchedule | WSDSchedule | ConstantSchedule, Field(discriminator="type")]
 
 
-class OptimConfig(Component):
-    """AdamW, its schedule in steps, and gradient clipping. Levels scale the rate by their ``lr_scale``."""
+TIMM_OPTIMIZERS = ("adabelief", "adoptw", "cadamw", "clion", "lion", "mars", "nadamw")
+"""Optimizers of timm: those with decoupled weight decay whose state is saved exactly."""
+OPTIMIZERS = ("adamw", "muon", "sgd", *TIMM_OPTIMIZERS)
+_WITHOUT_EPS = ("sgd", "lion", "clion")
 
+
+def _known_optimizer(name: object) -> object:
+    if isinstance(name, str) and name not in OPTIMIZERS:
+        raise ValueError(f"{name!r} is no known optimizer; it is one of {', '.join(OPTIMIZERS)}")
+    return name
+
+
+class OptimConfig(Component):
+    """The optimizer, its schedule in steps, and gradient clipping. Levels scale the rate by their ``lr_scale``."""
+
+    type: Annotated[
+        Literal["adamw", "muon", "sgd", "adabelief", "adoptw", "cadamw", "clion", "lion", "mars", "nadamw"],
+        BeforeValidator(_known_optimizer),
+    ] = "adamw"
+    """``adamw``; ``muon`` (torch) for matrices of levels, with AdamW for embeddings, heads and vectors; ``sgd`` with
+    momentum; or one of timm (extra ``vision``): ``lion``, ``nadamw``, ``adoptw``, ``adabelief``, ``mars``, and the
+    cautious ``cadamw`` and ``clion`` (arXiv 2411.16085)."""
     lr: PositiveFloat = 1e-3
     """The full learning rate."""
     weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay; matrices alone, never norms, biases or gates."""
+    """Decoupled weight decay, of ``sgd`` a part of the gradient; matrices alone, never norms, biases or gates."""
     betas: tuple[Share, Share] = (0.9, 0.98)
-    """Decay of the running mean of the gradient, and of its square."""
+    """Decay of the running mean of the gradient, and of its square; not of ``sgd``."""
+    momentum: Share | None = None
+    """Of ``muon`` (0.95 when null) and ``sgd`` (0.9 when null)."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Factor of the learning rate for each block further from the head: blocks are counted from the embedding through
+    all levels (arXiv 2106.08254). The same rate for all when null."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the running square."""
     warmup_steps: NonNegativeInt = 100
@@ -93,6 +117,15 @@ class OptimConfig(Component):
     """The longest gradient, over all parameters; longer ones are scaled down. No clipping when null."""
     freeze: tuple[str, ...] = ()
     """Modules or parameters that are not trained, by name: ``encoder.embedding``, ``encoders.audio``."""
+
+    @model_validator(mode="after")
+    def _no_idle_settings(self) -> OptimConfig:
+        idle = {"momentum": self.type not in ("muon", "sgd"), "eps": self.type in _WITHOUT_EPS}
+        idle["betas"] = self.type == "sgd"
+        for key, unused in idle.items():
+            if unused and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with type: {self.type}; drop it")
+        return self
 
 
 class PretrainConfig(Component):
@@ -144,6 +177,9 @@ class TrainConfig(Component):
     """Level-0 tokens a batch at most, over all ranks together. Give this or ``batch_size``."""
     accumulate: PositiveInt = 1
     """Batches whose gradients make one step."""
+    accumulate_tokens: PositiveInt | None = None
+    """Level-0 tokens that make one step, over all ranks together: batches are added until there are as many. Gives
+    samples of unequal length steps of about equal size, in place of ``accumulate``."""
     eval_every: PositiveInt | None = 500
     """Steps between evaluations on the ``val`` split, which choose the best checkpoint; none when null."""
     eval_batches: PositiveInt | None = None
@@ -202,6 +238,12 @@ class TrainConfig(Component):
         if (self.batch_size is None) == (self.batch_tokens is None):
             given = "neither" if self.batch_size is None else "both"
             raise ValueError(f"give one of batch_size and batch_tokens; {given} is given")
+        return self
+
+    @model_validator(mode="after")
+    def _one_accumulation(self) -> TrainConfig:
+        if self.accumulate_tokens is not None and self.accumulate > 1:
+            raise ValueError("accumulate and accumulate_tokens both tell how many batches make a step; give one")
         return self
 
     @model_validator(mode="after")

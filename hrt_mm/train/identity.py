@@ -55,6 +55,9 @@ MAY_CHANGE = {
 }
 """Keys that may differ when a run is resumed, beside those of ``run``. Any other change makes it another run."""
 
+ADDED = {"optim.type": "adamw"}
+"""Keys that were added since the first release and whose default is not null, with the former behavior."""
+
 
 def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Refuses to resume from a checkpoint of another configuration.
@@ -67,7 +70,7 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
     lines = [
         f"  {key}: saved with {_value(saved, key)}, now {_value(current, key)}"
         for key in sorted(saved.keys() | current.keys())
-        if saved.get(key) != current.get(key) and not _may_change(key)
+        if saved.get(key, _before(key)) != current.get(key) and not _may_change(key)
     ]
     towers, saved_towers = list(config.towers), list(checkpoint.state["config"].get("towers", (SINGLE,)))
     if towers != saved_towers and set(towers) == set(saved_towers):
@@ -79,6 +82,11 @@ def check_same_run(config: RunConfig, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder} is of another configuration:\n{listed}\nresume with the saved values, or start "
             "another run with another run.dir"
         )
+
+
+def _before(key: str) -> Any:
+    """The value that a configuration had before a key existed."""
+    return next((value for suffix, value in ADDED.items() if f".{key}".endswith(f".{suffix}")), None)
 
 
 def _with_new_data_keys(checkpoint: Checkpoint, config: RunConfig) -> dict[str, Any]:

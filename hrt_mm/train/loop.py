@@ -188,7 +188,7 @@ def report_end(run: Run, spent: float) -> None:
 
 
 def optimizer_step(run: Run, spent: float) -> None:
-    """Takes one optimizer step, over ``train.accumulate`` batches on each rank.
+    """Takes one optimizer step, over the batches that accumulate on each rank.
 
     Args:
         run: to advance by a step.
@@ -197,12 +197,14 @@ def optimizer_step(run: Run, spent: float) -> None:
     Raises:
         NonFiniteError: the loss or the gradient is not finite. The weights are unchanged.
     """
-    batches = [next(run.stream).to(run.ranks.device) for _ in range(run.options.accumulate)]
+    batches = _step_batches(run)
     lr = learning_rate(run.config.optim, run.state.step, run.options.steps, spent)
     set_learning_rate(run.optimizer, lr)
     run.optimizer.zero_grad()
     with training_step(run.task), run.task.sharing(_total_counts(run, batches)):
-        losses = torch.stack([backward(run, index, batch) for index, batch in enumerate(batches)])
+        losses = torch.stack(
+            [backward(run, index, batch, last=index + 1 == len(batches)) for index, batch in enumerate(batches)]
+        )
 
     # Each batch's loss is a mean, weighted in backward() by the count it is over. DDP averages gradients over ranks.
     # Dividing by the total weight therefore gives the gradient of the mean over the whole step, however its samples
@@ -221,19 +223,36 @@ def optimizer_step(run: Run, spent: float) -> None:
     run.count_step(batches, {"lr": lr, "grad_norm": norm_value})
 
 
-def backward(run: Run, index: int, batch: Batch) -> Tensor:
+def _step_batches(run: Run) -> list[Batch]:
+    """The batches of a step on this rank: ``train.accumulate``, or as many as have ``train.accumulate_tokens``."""
+    options, device = run.options, run.ranks.device
+    if options.accumulate_tokens is None:
+        return [next(run.stream).to(device) for _ in range(options.accumulate)]
+    batches: list[Batch] = []
+    tokens = 0
+    while tokens < options.accumulate_tokens:
+        batch = next(run.stream)
+        # All ranks count together, and take as many batches.
+        (count,) = run.ranks.sum_counts(batch.num_tokens)
+        tokens += count
+        batches.append(batch.to(device))
+    return batches
+
+
+def backward(run: Run, index: int, batch: Batch, *, last: bool) -> Tensor:
     """Accumulates the gradient of one batch of a step, multiplied by its weight.
 
     Args:
         run: being trained.
         index: of the batch within the step.
         batch: on the device.
+        last: whether it is the last of the step.
 
     Returns:
         (2,) float64, on the device: the weighted loss, and the weight.
     """
     _seed(run, index)
-    with run.ranks.no_sync(run.model, last=index + 1 == run.options.accumulate):
+    with run.ranks.no_sync(run.model, last=last):
         with run.cast():
             output = run.model(batch)
         weight = weight_of(output, batch)

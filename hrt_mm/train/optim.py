@@ -1,30 +1,103 @@
-"""AdamW with weight decay and learning rates by parameter, and its state as named tensors."""
+"""Optimizers with weight decay and learning rates by parameter, and their state as named tensors."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError
+from ..core.extras import needs_extra
 from ..tasks.base import Task
 from .config import OptimConfig
 from .weights import refuse
 
 
-def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over :func:`param_groups`, without the parameters that ``freeze`` names, which stop requiring gradients.
+def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer over :func:`param_groups`, without the parameters that ``freeze`` names.
+
+    Those stop requiring gradients.
 
     Raises:
-        ConfigError: a name in ``freeze`` is not one of a module or parameter, or nothing is left to train.
+        ConfigError: a name in ``freeze`` is not one of a module or parameter, nothing is left to train, or
+            ``layer_decay`` is set for a task without levels.
+        MissingLibrary: the optimizer is one of timm, which is not installed.
     """
     freeze(task, config.freeze)
+    groups = param_groups(task, config)
+    if config.type == "muon":
+        return _muon(task, groups, config)
+    if config.type == "sgd":
+        return torch.optim.SGD(groups, config.lr, 0.9 if config.momentum is None else config.momentum)
+    if config.type == "adamw":
+        return _adamw(groups, config)
+    with needs_extra("vision", f"optim.type: {config.type}"):
+        optimizers: Any = import_module("timm.optim")
+
+    options: dict[str, Any] = {"betas": config.betas}
+    if config.type not in ("lion", "clion"):
+        options["eps"] = config.eps
+    built: torch.optim.Optimizer = optimizers.create_optimizer_v2(groups, opt=config.type, lr=config.lr, **options)
+    return built
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
     # Fused: one kernel for all parameters, on the CPU too, where many small ones cost more than their arithmetic.
-    return torch.optim.AdamW(param_groups(task, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def _muon(task: Task, groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """Muon for the matrices of levels; AdamW for embeddings, heads, vectors, and parameters that are not decayed.
+
+    Its updates are scaled to the size of AdamW's, so that both train at one learning rate (arXiv 2502.16982).
+    """
+    undecayed, levels = no_decay_names(task), task.parameter_levels()
+    matrices = {
+        id(parameter)
+        for name, parameter in task.named_parameters()
+        if parameter.ndim == 2 and min(parameter.shape) > 1 and levels[name] is not None and name not in undecayed
+    }
+    parts: list[list[dict[str, Any]]] = [[], []]
+    for group in groups:
+        for part, chosen in zip(parts, (True, False), strict=True):
+            params = [parameter for parameter in group["params"] if (id(parameter) in matrices) is chosen]
+            if params:
+                part.append({**group, "params": params})
+    optimizers: list[torch.optim.Optimizer] = []
+    if parts[0]:
+        momentum = 0.95 if config.momentum is None else config.momentum
+        optimizers.append(torch.optim.Muon(parts[0], config.lr, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+    if parts[1]:
+        optimizers.append(_adamw(parts[1], config))
+    return Together(optimizers) if len(optimizers) > 1 else optimizers[0]
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers of different parameters as one.
+
+    Args:
+        optimizers: that step together.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([group for part in optimizers for group in part.param_groups], {})
+        self.optimizers = optimizers
+        # The groups and states of the parts themselves: what is set here is read there.
+        self.param_groups = [group for part in optimizers for group in part.param_groups]
+        for part in optimizers:
+            part.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Takes a step of each."""
+        for part in self.optimizers:
+            part.step()
 
 
 def freeze(task: nn.Module, names: Sequence[str]) -> None:
@@ -60,13 +133,14 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
     """
     levels, scales = task.parameter_levels(), task.lr_scales()
     undecayed, factors = no_decay_names(task), lr_factors(task)
+    decays_of = {} if config.layer_decay is None else layer_decays(task, config.layer_decay)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         assert name in levels, f"{type(task).__name__}.parameter_levels() does not name {name}"
         if not parameter.requires_grad:
             continue
         level = levels[name]
-        scale = (1.0 if level is None else float(scales[level])) * factors.get(name, 1.0)
+        scale = (1.0 if level is None else float(scales[level])) * factors.get(name, 1.0) * decays_of.get(name, 1.0)
         # Decay pulls weights to 0, which is no neutral value for the gain of a norm or the bias of a gate.
         decays = parameter.ndim > 1 and name not in undecayed
         groups.setdefault((scale, decays), []).append(parameter)
@@ -97,6 +171,47 @@ def lr_factors(module: nn.Module) -> dict[str, float]:
     return factors
 
 
+_BLOCK = re.compile(r"(.*?)\bstages\.(\d+)\.encoder\.(\d+)\.")
+_TRANSITION = re.compile(r"(.*?)\btransitions\.(\d+)\.")
+_EMBEDDING = re.compile(r"\bembedding\.")
+
+
+def layer_decays(task: nn.Module, decay: float) -> dict[str, float]:
+    """Learning-rate multipliers by the distance of each parameter's block from the head, by name.
+
+    Blocks are counted from the embedding upwards through the levels of each encoder; what comes after the coarsest
+    level, such as the way down, counts as the head.
+
+    Args:
+        task: with encoders.
+        decay: multiplier of each block further from the head.
+
+    Raises:
+        ConfigError: the task has no blocks of levels.
+    """
+    names = [name for name, _ in task.named_parameters()]
+    blocks: dict[str, dict[int, int]] = {}
+    for name in names:
+        if match := _BLOCK.match(name):
+            stages = blocks.setdefault(match[1], {})
+            stages[int(match[2])] = max(stages.get(int(match[2]), 0), int(match[3]) + 1)
+    if not blocks:
+        raise ConfigError("optim.layer_decay needs a model with levels of blocks; drop it")
+    deepest = max(sum(stages.values()) for stages in blocks.values()) + 1
+    depths: dict[str, int] = {}
+    for name in names:
+        depths[name] = deepest
+        if match := _BLOCK.match(name):
+            stages = blocks[match[1]]
+            below = sum(count for stage, count in stages.items() if stage < int(match[2]))
+            depths[name] = below + int(match[3]) + 1
+        elif (match := _TRANSITION.match(name)) and match[1] in blocks:
+            depths[name] = sum(count for stage, count in blocks[match[1]].items() if stage <= int(match[2]))
+        elif _EMBEDDING.search(name):
+            depths[name] = 0
+    return {name: decay ** (deepest - depth) for name, depth in depths.items()}
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Sets the learning rate of each group to ``lr`` times the group's ``lr_scale``."""
     for group in optimizer.param_groups:
@@ -119,7 +234,8 @@ def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -
 def optimizer_state(optimizer: torch.optim.Optimizer, task: Task) -> dict[str, Tensor]:
     """The optimizer's state tensors by name, such as ``exp_avg/encoder.embedding.weight``."""
     return {
-        f"{key}/{name}": value
+        # Some count steps by a plain number.
+        f"{key}/{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in _trainable(task)
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -146,11 +262,15 @@ def load_optimizer_state(
     refuse(mismatched, source)
     for name, state in states.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {
-            # Moments are laid out in memory as their parameter is; counters of steps are scalars.
-            key: torch.empty_like(parameter).copy_(value) if value.ndim else value.to(parameter.device)
-            for key, value in state.items()
-        }
+        optimizer.state[parameter] = {key: _restored(value, parameter) for key, value in state.items()}
+
+
+def _restored(value: Tensor, parameter: nn.Parameter) -> Tensor | int:
+    """A value of the state of a parameter."""
+    if not value.ndim:
+        return value.to(parameter.device) if value.is_floating_point() else int(value)
+    # Moments are laid out in memory as their parameter is.
+    return torch.empty_like(parameter).copy_(value)
 
 
 def _trainable(task: Task) -> Iterator[tuple[str, nn.Parameter]]:

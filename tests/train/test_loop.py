@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hrt_mm.config import RunConfig
 from hrt_mm.core.errors import ConfigError, Stopped, UserError
@@ -98,6 +99,23 @@ def test_accumulation_equals_a_larger_batch(tmp_path: Path, size: int) -> None:
     ours, theirs = (logged(tmp_path / name, timed=False)[0] for name in ("small", "large"))
     assert ours["tokens"] == theirs["tokens"]
     assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-5)
+
+
+def test_accumulation_by_tokens_takes_batches_until_there_are_as_many(tmp_path: Path) -> None:
+    common = {"task": {"dropout": 0.0}, "batch_size": 4, "steps": 1, "log_every": 1, "eval_every": None, "test": False}
+    trained(tmp_path / "tokens", accumulate_tokens=50, **common)
+    (line,) = logged(tmp_path / "tokens", timed=False)
+    assert line["tokens"] >= 50
+    batches = line["samples"] // 4
+    trained(tmp_path / "batches", accumulate=batches, **common)
+    assert logged(tmp_path / "batches", timed=False)[0]["tokens"] == line["tokens"]
+    ours, theirs = weights(tmp_path / "tokens"), weights(tmp_path / "batches")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    # The last batch was needed.
+    trained(tmp_path / "fewer", accumulate=batches - 1, **common)
+    assert logged(tmp_path / "fewer", timed=False)[0]["tokens"] < 50
+    with pytest.raises(ValidationError, match="accumulate and accumulate_tokens both tell"):
+        toy_config(tmp_path / "both", accumulate=2, accumulate_tokens=50)
 
 
 def test_batches_by_tokens(tmp_path: Path) -> None:

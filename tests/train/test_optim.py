@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import nn
 
+from hrt_mm.config import load_config
 from hrt_mm.core.errors import ConfigError, UserError
 from hrt_mm.train.build import build_task, build_tokenizers
+from hrt_mm.train.config import OPTIMIZERS, TIMM_OPTIMIZERS, OptimConfig
 from hrt_mm.train.optim import (
     build_optimizer,
+    layer_decays,
     load_optimizer_state,
     no_decay_names,
     optimizer_state,
@@ -119,7 +125,7 @@ def test_modules_name_what_must_not_decay() -> None:
 
 
 def test_state_goes_through_names_and_back() -> None:
-    def trained(steps: int) -> tuple[ToyTask, torch.optim.AdamW]:
+    def trained(steps: int) -> tuple[ToyTask, torch.optim.Optimizer]:
         torch.manual_seed(0)
         task = toy_task()
         optimizer = build_optimizer(task, toy_config(Path("run")).optim)
@@ -163,3 +169,87 @@ def test_gradients_are_scaled_where_they_are() -> None:
     assert weights[0].grad.tolist() == [1.0, 2.0]
     assert weights[1].grad is None
     scale_gradients([], torch.tensor(0.5))
+
+
+def config_of(**optim: Any) -> OptimConfig:
+    return toy_config(Path("run"), optim=optim).optim
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_goes_on_exactly_from_its_saved_state(kind: str) -> None:
+    if kind in TIMM_OPTIMIZERS:
+        pytest.importorskip("timm")
+    config = config_of(type=kind)
+    torch.manual_seed(0)
+    task, resumed = toy_task(), toy_task()
+    gradients = [[torch.randn_like(parameter) for parameter in task.parameters()] for _ in range(6)]
+
+    def steps(task: ToyTask, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for number in range(first, last):
+            set_learning_rate(optimizer, 0.01)
+            for parameter, gradient in zip(task.parameters(), gradients[number], strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+
+    optimizer = build_optimizer(task, config)
+    before = {name: value.detach().clone() for name, value in task.named_parameters()}
+    steps(task, optimizer, 0, 3)
+    assert all(not torch.equal(value, before[name]) for name, value in task.named_parameters())
+    state = {name: value.clone() for name, value in optimizer_state(optimizer, task).items()}
+    resumed.load_state_dict(task.state_dict())
+    again = build_optimizer(resumed, config)
+    load_optimizer_state(again, resumed, safetensors.torch.load(safetensors.torch.save(state)), "step-3")
+    steps(task, optimizer, 3, 6)
+    steps(resumed, again, 3, 6)
+    for name, value in task.named_parameters():
+        assert torch.equal(value, resumed.get_parameter(name)), name
+
+
+def test_muon_is_for_the_matrices_of_levels() -> None:
+    task = toy_task()
+    optimizer = build_optimizer(task, config_of(type="muon"))
+    names = {id(parameter): name for name, parameter in task.named_parameters()}
+    muon, adamw = (
+        {names[id(parameter)] for group in part.param_groups for parameter in group["params"]}
+        for part in optimizer.optimizers  # type: ignore[attr-defined]
+    )
+    # The toy's head counts to a level, its embedding to none.
+    assert muon == {"encoder.numbers.weight", "head.weight"}
+    assert adamw == {"encoder.embedding.weight", "encoder.embedding.bias", "encoder.norm.weight", "encoder.norm.bias",
+                     "encoder.numbers.bias", "head.bias"}  # fmt: skip
+    set_learning_rate(optimizer, 0.5)
+    rates = {group["lr"] for part in optimizer.optimizers for group in part.param_groups}  # type: ignore[attr-defined]
+    assert rates == {0.5, 0.25}
+
+
+def test_rates_fall_by_block_from_the_head_to_the_embedding() -> None:
+    config = load_config("vision/digits")
+    task = build_task(config, build_tokenizers(config), ("a", "b"))
+    rates = layer_decays(task, 0.5)
+    # One block of pixels, one of strokes, two of the digit.
+    assert rates["head.weight"] == rates["encoder.hierarchy.down.0.query.weight"] == 1
+    stage = "encoder.hierarchy.stages"
+    assert rates[f"{stage}.2.encoder.1.mlp.up.weight"] == 0.5
+    assert rates[f"{stage}.2.encoder.0.mlp.up.weight"] == rates["encoder.hierarchy.transitions.1.merge.weight"] / 0.5
+    assert rates[f"{stage}.2.encoder.0.mlp.up.weight"] == 0.5**2
+    assert rates[f"{stage}.1.encoder.0.mlp.up.weight"] == 0.5**3
+    assert rates[f"{stage}.0.encoder.0.mlp.up.weight"] == 0.5**4
+    assert rates["encoder.embedding.project.weight"] == 0.5**5
+    groups = param_groups(task, config_of(layer_decay=0.5))
+    assert {group["lr_scale"] for group in groups} == {0.5**power for power in range(6)}
+    with pytest.raises(ConfigError, match=r"optim.layer_decay needs a model with levels of blocks"):
+        param_groups(toy_task(), config_of(layer_decay=0.5))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"type": "adam"}, "'adam' is no known optimizer; it is one of adamw, muon, sgd, adabelief"),
+        ({"momentum": 0.5}, "momentum has no effect with type: adamw"),
+        ({"type": "sgd", "betas": (0.9, 0.9)}, "betas has no effect with type: sgd"),
+        ({"type": "lion", "eps": 1e-3}, "eps has no effect with type: lion"),
+    ],
+)
+def test_settings_that_an_optimizer_does_not_read_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        OptimConfig(**options)
