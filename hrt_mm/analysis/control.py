@@ -8,12 +8,13 @@ import torch
 
 from ..core.errors import ConfigError
 from ..core.hierarchy import Hierarchy
+from ..core.initial_weights import weights_replaced
 from ..core.levels import HierarchyConfig, Level
 
 
 def num_parameters(config: HierarchyConfig, axes: int = 1) -> int:
     """Number of parameters of a hierarchy, without allocating them."""
-    with torch.device("meta"):
+    with torch.device("meta"), weights_replaced():
         return sum(parameter.numel() for parameter in Hierarchy(config, axes).parameters())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..core.errors import ConfigError
+from ..core.initial_weights import weights_replaced
 from ..core.levels import GivenGroups, LearnedGroups
 from ..data.capabilities import causal_boundaries
 from ..data.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ def check(config: RunConfig) -> None:
         for name in config.task.boundaries:
             if name not in reader.boundaries:
                 raise _unknown(tower, reader.boundaries, "task.unit", name, "name another, or none")
-    with torch.device("meta"):
+    with torch.device("meta"), weights_replaced():
         build_task(config, tokenizers, config.task.stand_ins)
     if config.train.pretrain is not None:
         try:

@@ -13,6 +13,7 @@ import torch
 from ...core.errors import ConfigError
 from ...core.grids import nested_coords
 from ...core.hierarchy import Hierarchy
+from ...core.initial_weights import weights_replaced
 from ...core.levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups
 from ...core.plan import Groups, LevelPlan
 from ...core.segments import segment_mean
@@ -41,7 +42,7 @@ class Laid:
 
 def on_meta(config: HierarchyConfig, axes: int) -> Hierarchy:
     """The hierarchy without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), weights_replaced():
         return Hierarchy(config, axes)
 
 

@@ -339,6 +339,8 @@ def add_adapters(encoder: nn.Module, config: LoraAdapters) -> None:
                     f"{', '.join(ends) or 'none'}"
                 )
             chosen |= matching
+    if not chosen:
+        raise ConfigError(f"stem.lora: {type(encoder).__name__} has no linear layers to add adapters to; drop lora")
     lora = LoraConfig(
         r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=sorted(chosen)
     )  # fmt: skip
@@ -582,6 +584,11 @@ def open_clip_model(
 
     with loading(name, "weights", key):
         # Text towers of transformers would load weights of their own.
-        options = {"load_weights": pretrained, "require_pretrained": pretrained, "pretrained_text": False}
-        model: nn.Module = open_clip.create_model(full, tag, force_image_size=image_size, weights_only=True, **options)
+        options: dict[str, Any] = {
+            "load_weights": pretrained,
+            "device": str(torch.get_default_device()),
+            "require_pretrained": pretrained,
+        }
+        options |= {"pretrained_text": False, "force_image_size": image_size, "weights_only": True}
+        model: nn.Module = open_clip.create_model(full, tag, **options)
     return model.float().eval()

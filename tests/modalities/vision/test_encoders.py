@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.grids import nested_order
+from hrt_mm.core.initial_weights import weights_replaced
 from hrt_modalities.vision import VisionConfig, VisionTokenizer
 from hrt_modalities.vision.encoders import BackboneEmbedding
 
@@ -249,6 +250,12 @@ def test_adapters(name: str, targets: str, models: Models) -> None:
     assert trained and all(f".{targets}." in name and "lora_" in name for name in trained)
 
 
+def test_adapters_of_an_encoder_without_linear_layers(models: Models) -> None:
+    folder, library, _ = models("resnet")
+    with pytest.raises(ConfigError, match="has no linear layers to add adapters to; drop lora"):
+        vision(folder, library, stem={"lora": {}}).embedding(8)
+
+
 def test_a_patch_of_another_size(models: Models) -> None:
     for name in ("vit", "timm-vit", "open_clip"):
         folder, library, _ = models(name)
@@ -268,6 +275,19 @@ def test_a_model_without_statistics(tmp_path: Path) -> None:
         vision(tmp_path, "transformers")
     tokenizer = vision(tmp_path, "transformers", mean=0.4, std=0.3)
     assert tokenizer.embedding(8)(tokenizer([torch.zeros(3, 32, 32)])).x.shape == (16, 8)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_configuration_is_checked_without_weights(name: str, models: Models, tmp_path: Path) -> None:
+    folder, library, _ = models(name)
+    for file in folder.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with torch.device("meta"), weights_replaced():
+        stem = {"freeze": True} if name in ("timm-cnn", "resnet") else {"lora": {}}
+        embed = vision(tmp_path, library, size=32, stem=stem).embedding(8)
+        with pytest.raises(ConfigError, match="set patch to 8"):
+            vision(tmp_path, library, size=32, patch=16).embedding(8)
+    assert {parameter.device.type for parameter in embed.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("name", ["timm-vit", "open_clip"])
