@@ -283,7 +283,7 @@ def test_a_configuration_is_checked_without_weights(name: str, models: Models, t
     for file in folder.glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     with torch.device("meta"), weights_replaced():
-        stem = {"freeze": True} if name in ("timm-cnn", "resnet") else {"lora": {}}
+        stem: dict[str, Any] = {"freeze": True} if name in ("timm-cnn", "resnet") else {"lora": {}}
         embed = vision(tmp_path, library, size=32, stem=stem).embedding(8)
         with pytest.raises(ConfigError, match="set patch to 8"):
             vision(tmp_path, library, size=32, patch=16).embedding(8)
