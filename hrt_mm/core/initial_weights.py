@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _replaced: ContextVar[bool] = ContextVar("weights_are_replaced", default=False)
 
 
@@ -20,5 +22,8 @@ def weights_replaced() -> Iterator[None]:
 
 
 def needs_weights() -> bool:
-    """Whether the weights of a module that is built now will be used."""
-    return not _replaced.get()
+    """Whether the weights of a module that is built now will be used.
+
+    Those on the meta device, which checks and descriptions build, have none.
+    """
+    return not _replaced.get() and torch.get_default_device().type != "meta"

@@ -15,6 +15,7 @@ from torch import nn
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import MissingLibrary, needs_extra
+from hrt_mm.core.initial_weights import needs_weights
 
 from ..common.pretrained import (
     PretrainedStem,
@@ -126,7 +127,7 @@ class TransformersSound(SoundStem):
             # The decoder is loaded as well, since its weights lie in the same files.
             made = WhisperModel if self.pretrained else WhisperEncoder
             model: Any = transformers_model(self.name, config, pretrained=self.pretrained, model_class=made)
-            encoder = model.encoder if self.pretrained else model
+            encoder = model.encoder if isinstance(model, WhisperModel) else model
             encoder.layerdrop = 0.0
             return TransformersWhisper(self.wrap(encoder), framing, extractor)
         # Both regularize whole fine-tuning, and layers that are left out have no gradient. data.augment masks sounds.
@@ -191,7 +192,7 @@ class TorchaudioSound(SoundStem):
         params = {**settings["params"], "encoder_layer_drop": 0.0}
         with loading(self.name, "configuration"):
             model: Any = factory(**params)
-        if self.pretrained:
+        if self.pretrained and needs_weights():
             self._load(model)
         model.aux = None
         return TorchaudioWaves(
@@ -259,7 +260,7 @@ class ResemblyzerStem(SoundStem):
         if self.layers is not None:
             raise ConfigError("stem.layers has no effect with type: resemblyzer; drop it")
         model = VoiceEncoder()
-        if self.pretrained:
+        if self.pretrained and needs_weights():
             file = self._file()
             with loading(str(file)):
                 state = torch.load(file, map_location="cpu", weights_only=True)["model_state"]

@@ -322,6 +322,17 @@ def test_layers_are_cut(tmp_path: Path) -> None:
     assert torch.allclose(features(tokenizer, module, [wave])[0], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "whisper", "torchaudio"])
+def test_encoders_are_built_without_data_for_checks(tmp_path: Path, kind: str) -> None:
+    """As ``hrt-mm config validate`` and ``describe`` do."""
+    stem = stem_of(kind, tmp_path)
+    with torch.device("meta"):
+        _, module = build(**stem)
+    _, loaded = build(**stem)
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (module, loaded)]
+    assert shapes[0] == shapes[1] and module.project.weight.is_meta
+
+
 def test_random_weights_are_those_of_no_file(tmp_path: Path) -> None:
     saved(tmp_path, "wav2vec2")
     weights = []
