@@ -21,8 +21,10 @@ import yaml
 
 from hrt_mm.cli.main import main, parse
 from hrt_mm.config import RunConfig, load_config
+from hrt_mm.core.extras import is_installed
 from hrt_mm.train.check import check
 from hrt_mm.train.run_config import SHORT_FORM
+from tests.modalities.text.small_encoders import saved
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -98,6 +100,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for example in examples("yaml"):
         if example.title and example.document != PLUGIN:
             (path / example.title).write_text(example.body)
+    if is_installed("transformers"):
+        # The folder of an encoder that a page names.
+        saved(path / "models" / "distilbert", "distilbert")
     before = Path.cwd()
     threads = torch.get_num_threads()
     os.chdir(path)

@@ -9,51 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from tokenizers.decoders import WordPiece
-from torch import Tensor, nn
+from torch import Tensor
 
 from hrt_mm.core.errors import ConfigError
 from hrt_modalities.text import Text, TextConfig
 from hrt_modalities.text import encoders as text_encoders
 from hrt_modalities.text.encoders import EncoderTokenizer, TextEncoderEmbedding
+from tests.modalities.text.small_encoders import WORDS, saved
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["the", "cat", "sat", "on", "mat", "and", "dog", "ran", "un", "##do", "##ing", "##s", ".", ",", "a", "é", "猫"]
 TEXT = "The cat  sat on the MAT. Dogs ran,\n\nand the un\u00addoing CAT\u00e9 sat."
-
-
-def saved(folder: Path, kind: str = "bert", positions: int = 24, **changes: Any) -> nn.Module:
-    """A small random model with a tokenizer of a few words, in a folder."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    library = Tokenizer(models.WordPiece({word: n for n, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    library.normalizer = normalizers.BertNormalizer(lowercase=True)
-    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    library.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    library.decoder = WordPiece()
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=library, model_max_length=10**30, **special)
-    wrapped.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "vocab_size": len(vocabulary),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "max_position_embeddings": positions,
-        "pad_token_id": 0,
-    }
-    if kind == "t5":
-        sizes = {"vocab_size": len(vocabulary), "d_model": 32, "d_kv": 16, "num_layers": 2, "num_heads": 2, "d_ff": 64}
-    config = transformers.AutoConfig.for_model(kind, **sizes | changes)
-    model: Any = transformers.AutoModel.from_config(config)
-    model.save_pretrained(folder)
-    encoder: nn.Module = model.eval().get_encoder() if kind == "t5" else model.eval()
-    return encoder
 
 
 def build(folder: Path, *boundaries: str, **stem: Any) -> tuple[EncoderTokenizer, TextEncoderEmbedding]:
