@@ -26,6 +26,8 @@ from .tokenizer import VisionConfig
 
 CLASSES = ("background", "disc", "square", "triangle", "cross", "ring")
 _SPLITS = {"train": 0, "val": 1, "test": 2}
+_CONTRAST = 0.25
+"""Least difference of a shape from what it covers: the mean over its pixels in one of the colours, in 0..1."""
 Points = np.ndarray
 
 
@@ -56,7 +58,7 @@ class ShapesConfig(DatasetConfig):
     """Pictures to train on."""
     held_out: PositiveInt = 400
     """Pictures of ``val``, and of ``test``."""
-    most: PositiveInt = 5
+    most: PositiveInt = 4
     """Most shapes in a picture; it has at least one."""
     noise: float = 0.08
     """Deviation of the noise of pixels, in 0..1."""
@@ -134,11 +136,14 @@ class Shapes(Dataset):
         mask = np.zeros((size, size), np.uint8)
         for _ in range(draw.integers(1, config.most + 1)):
             kind = int(draw.integers(len(_INSIDE)))
-            radius, angle = draw.uniform(0.12, 0.28), draw.uniform(0, 2 * np.pi)
+            radius, angle = draw.uniform(0.16, 0.32), draw.uniform(0, 2 * np.pi)
             x, y = columns - draw.uniform(0.1, 0.9), rows - draw.uniform(0.1, 0.9)
             cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
             inside = _INSIDE[kind](cos * x + sin * y, cos * y - sin * x)
-            picture[:, inside] = _shaded(draw, rows, columns)[:, inside]
+            shaded = _shaded(draw, rows, columns)
+            while abs(shaded - picture)[:, inside].mean(1).max(initial=0) < _CONTRAST and inside.any():
+                shaded = _shaded(draw, rows, columns)
+            picture[:, inside] = shaded[:, inside]
             mask[inside] = kind + 1
         picture += draw.normal(0, config.noise, picture.shape)
         pixels = (picture.clip(0, 1) * 255).round().astype(np.uint8)
