@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from ..core.component import Component
@@ -84,6 +85,25 @@ class Dataset(TorchDataset[Sample], ABC):
         return None
 
 
+class Mixing(Protocol):
+    """Mixes the samples of a batch, and their classes as they are mixed. It is pickled for workers."""
+
+    def __call__(
+        self, values: Sequence[Any], names: Sequence[str], target_B: Tensor, classes: int
+    ) -> tuple[Sequence[Any], Tensor]:
+        """The mixed values, and (B, K) the shares of their classes.
+
+        Args:
+            values: of the samples.
+            names: of the samples, for messages.
+            target_B: indices of their classes.
+            classes: how many there are.
+
+        Raises:
+            BadSample: a value cannot be mixed with the others.
+        """
+
+
 class DatasetConfig(Component):
     """Configuration of a dataset; a subclass fixes ``type``."""
 
@@ -128,6 +148,10 @@ class DatasetConfig(Component):
     def suited_towers(self, modalities: Mapping[str, TokenizerConfig]) -> DatasetConfig:
         """The same for the modalities of a run, by tower. Datasets of several modalities leave nothing to them."""
         return self.suited(modalities[SINGLE]) if SINGLE in modalities else self
+
+    def mixing(self) -> Mixing | None:
+        """What mixes the samples of training batches with each other; nothing by default."""
+        return None
 
     def plain(self, split: str) -> Dataset:
         """The samples of a split without random augmentation, for collections to be searched."""

@@ -16,7 +16,7 @@ from .batch import Batch, TowerTokens
 
 if TYPE_CHECKING:
     from ..core.levels import HierarchyConfig
-    from ..data.dataset import Dataset
+    from ..data.dataset import Dataset, Mixing
     from ..data.sample import Sample
     from ..data.tokenizer import Tokenizer, TokenizerConfig
 
@@ -146,6 +146,8 @@ class Collator(ABC):
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], classes: tuple[str, ...] | None) -> None:
         self.tokenizers, self.classes = dict(tokenizers), classes
+        self.mixing: Mixing | None = None
+        """Mixes the samples of training batches, of tasks that can (:attr:`TaskConfig.mixes`)."""
 
     @abstractmethod
     def values(self, sample: Sample, tower: str) -> list[Any]:
@@ -190,6 +192,11 @@ class TaskConfig(Component):
     def labelled(self) -> bool:
         """Whether the model's outputs stand for the data's classes, in their order."""
         return True
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the task can learn from samples that are mixed, and so have several classes in shares."""
+        return False
 
     @property
     def stand_ins(self) -> tuple[str, ...]:

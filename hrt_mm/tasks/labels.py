@@ -142,6 +142,7 @@ class LabelScores(PerStep):
     """
 
     seen_K: Tensor
+    weight_K: Tensor | None
 
     def __init__(self, config: LabelConfig, classes: int) -> None:
         super().__init__()
@@ -149,36 +150,62 @@ class LabelScores(PerStep):
         if self.balance:
             self.register_buffer("seen_K", torch.ones(classes, dtype=torch.int64))
         self._new: Tensor | None = None
+        self._weights: list[float] = []
+        self.register_buffer("weight_K", None)
+
+    def set_weights(self, weights: list[float]) -> None:
+        """Sets the weight of each class in training.
+
+        Args:
+            weights: by class.
+        """
+        self._weights = weights
+        self.register_buffer("weight_K", torch.tensor(weights))
 
     def reset_parameters(self) -> None:
-        """Resets the label counts."""
+        """Resets the label counts, and the weights of classes to those that were set."""
         if self.balance:
             self.seen_K.fill_(1)
+        if self.weight_K is not None:
+            self.weight_K.copy_(torch.tensor(self._weights))
 
     def forward(self, logits_PK: Tensor, target_P: Tensor, losses: dict[str, Tensor]) -> TaskOutput:
         """Loss, metrics and the predicted classes (P,). Items without a label are ignored.
 
         Args:
             logits_PK: of the predictions.
-            target_P: indices of the true classes, -1 for none.
+            target_P: indices of the true classes, -1 for none; or (P, K) their shares in training, where samples are
+                mixed.
             losses: the pyramid's.
         """
         logits_PK = logits_PK.float()
+        shares_PK = target_P if target_P.ndim > 1 else None
+        if shares_PK is not None:
+            target_P = shares_PK.argmax(-1)
         count = (target_P != NO_LABEL).sum()
         training_logits_PK, smoothing = (
             (self._shifted(logits_PK, target_P), self.smoothing) if self.training else (logits_PK, 0.0)
         )
+        weight_K, weight = (self.weight_K, count) if self.training else (None, count)
+        if weight_K is not None:
+            # A mean is then over weights in place of samples, in accumulation too.
+            weight = self._weight_of(weight_K, target_P, shares_PK)
         total = F.cross_entropy(
-            training_logits_PK, target_P, ignore_index=NO_LABEL, label_smoothing=smoothing, reduction="sum"
+            training_logits_PK,
+            target_P if shares_PK is None else shares_PK,
+            weight_K,
+            ignore_index=NO_LABEL,
+            label_smoothing=smoothing,
+            reduction="sum",
         )
-        parts = {"cross_entropy": total / count.clamp(min=1)} | losses
+        parts = {"cross_entropy": total / weight.clamp(min=1 if weight_K is None else 1e-12)} | losses
         loss = torch.stack(list(parts.values())).sum()
         guess_P = logits_PK.detach().argmax(-1)
         # argmax over NaN is arbitrary, so those predictions count for no class.
         valid_P = torch.where(logits_PK.detach().isfinite().all(-1), guess_P, NO_GUESS)
         stats = {
-            "loss": (loss.detach() * count, count),
-            "cross_entropy": (total.detach(), count),
+            "loss": (loss.detach() * weight, weight),
+            "cross_entropy": (total.detach(), weight),
             "accuracy": ((valid_P == target_P).sum(), count),
         }
         classes = logits_PK.shape[1]
@@ -189,6 +216,12 @@ class LabelScores(PerStep):
             stats["top5"] = (among_P.sum(), count)
         counts = {} if self.training else {"macro_f1": class_counts(valid_P, target_P, classes)}
         return TaskOutput(loss, {name: part.detach() for name, part in parts.items()}, stats, guess_P, counts)
+
+    @staticmethod
+    def _weight_of(weight_K: Tensor, target_P: Tensor, shares_PK: Tensor | None) -> Tensor:
+        if shares_PK is not None:
+            return (shares_PK * weight_K).sum()
+        return (weight_K[target_P.clamp(min=0)] * (target_P != NO_LABEL)).sum()
 
     def _shifted(self, logits_PK: Tensor, target_P: Tensor) -> Tensor:
         if not self.balance:

@@ -68,6 +68,7 @@ class Data:
             ConfigError: the table of negatives is missing or malformed, or was mined from other data.
         """
         maker, task = self.maker(config, "train"), config.task
+        maker.collator.mixing = config.data.mixing()
         if isinstance(task, ContrastiveConfig) and task.negatives is not None:
             count, seed = task.negatives_per_sample, config.train.seed
             maker.negatives = Negatives.read(task.negatives, self.splits["train"], count, seed)
@@ -162,6 +163,11 @@ def check_towers(config: RunConfig) -> None:
             form = "modality and model" if SINGLE in available else f"towers named {', '.join(available)}"
             raise ConfigError(f"{key}: data.type {config.data.type} has no such values; give {form}")
     config.task.check_towers(config.modalities, config.models)
+    if config.data.mixing() is not None and not config.task.mixes:
+        raise ConfigError(
+            f"data.augment: mixup and cutmix mix the classes of samples, which task {config.task.type} cannot learn; "
+            "they are for task classification without balance"
+        )
 
 
 def build_dataset(

@@ -159,6 +159,9 @@ def _up() -> HierarchyConfig:
 
 CASES = {
     "classification": Case({"type": "classification", "label_smoothing": 0.1}, _class),
+    "weighted classification": Case(
+        {"type": "classification", "class_weights": {"x": 3.0, "y": 0.5, "z": 1.0}}, _class
+    ),
     "balanced classification": Case({"type": "classification", "balance": 1.0}, _class),
     "tagging": Case({"type": "tagging", "level": "a"}, _tags, model=_down),
     "regression": Case(

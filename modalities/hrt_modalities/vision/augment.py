@@ -10,10 +10,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
+from torch.nn import functional
 
-from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.extras import needs_extra
 
 from ..common.augment import Probability, RangedComponent
@@ -198,6 +200,100 @@ class RandAugment(_ImageAugmentation):
 Augmentation = Annotated[
     Crop | ResizedCrop | Affine | Flip | Jitter | Erasing | RandAugment, Field(discriminator="type")
 ]
+
+
+class _BatchAugmentation(_ImageAugmentation):
+    """Mixes the images of a batch, and their classes as they are mixed; for task ``classification``."""
+
+    alpha: PositiveFloat
+    p: Probability = 1.0
+    """Probability of applying it to a batch."""
+
+    def build(self, white: float) -> Transform:
+        """Not of a single image."""
+        raise NotImplementedError(type(self))
+
+    @abstractmethod
+    def mixer(self, classes: int) -> Any:
+        """The transform of images (N, C, H, W) and classes (N,), of ``torchvision.transforms.v2``."""
+
+
+class Mixup(_BatchAugmentation):
+    """Adds two images in random shares (arXiv 1710.09412)."""
+
+    type: Literal["mixup"]
+    alpha: PositiveFloat = 0.2
+    """Parameter of the Beta distribution of the share: small values leave most images nearly as they are."""
+
+    def mixer(self, classes: int) -> Any:
+        """The transform of images and classes."""
+        return _torchvision(lambda v2: v2.MixUp(alpha=self.alpha, num_classes=classes))
+
+
+class Cutmix(_BatchAugmentation):
+    """Puts a random rectangle of another image into each (arXiv 1905.04899)."""
+
+    type: Literal["cutmix"]
+    alpha: PositiveFloat = 1.0
+    """Parameter of the Beta distribution of the share of the area that stays."""
+
+    def mixer(self, classes: int) -> Any:
+        """The transform of images and classes."""
+        return _torchvision(lambda v2: v2.CutMix(alpha=self.alpha, num_classes=classes))
+
+
+BatchAugmentation = Annotated[
+    Crop | ResizedCrop | Affine | Flip | Jitter | Erasing | RandAugment | Mixup | Cutmix, Field(discriminator="type")
+]
+"""Augmentations of images and of batches of them."""
+
+
+class ImageMixing:
+    """Mixes the images of a batch by one of several augmentations, chosen at random for each batch.
+
+    Args:
+        augmentations: to choose from.
+    """
+
+    def __init__(self, augmentations: Sequence[Mixup | Cutmix]) -> None:
+        self.augmentations = tuple(augmentations)
+
+    def __call__(self, values: Sequence[Any], names: Sequence[str], target_B: Tensor, classes: int) -> tuple[Any, Any]:
+        """The mixed images, floats in 0..1, and (B, K) the shares of their classes.
+
+        Args:
+            values: images (C, H, W) of one size.
+            names: of the samples, for messages.
+            target_B: indices of the classes.
+            classes: how many there are.
+
+        Raises:
+            BadSample: an image is of another size than the first.
+        """
+        for value, name in zip(values, names, strict=True):
+            if value.shape != values[0].shape:
+                raise BadSample(
+                    name,
+                    f"has the shape {tuple(value.shape)} and {names[0]} {tuple(values[0].shape)}; "
+                    f"{self.augmentations[0].type} needs images of one size: put a resized_crop with a size before it",
+                )
+        chosen = self.augmentations[int(torch.randint(len(self.augmentations), ()))]
+        if float(torch.rand(())) >= chosen.p:
+            return values, functional.one_hot(target_B, classes).float()
+        images = torch.stack([value.float() / 255 if value.dtype == torch.uint8 else value for value in values])
+        images, shares_BK = chosen.mixer(classes)(images, target_B)
+        return list(images), shares_BK
+
+
+def mixing_of(augmentations: Sequence[Any]) -> ImageMixing | None:
+    """What mixes batches among some augmentations; ``None`` for nothing."""
+    mixing = [one for one in augmentations if isinstance(one, _BatchAugmentation)]
+    return ImageMixing(mixing) if mixing else None  # type: ignore[arg-type]
+
+
+def of_images(augmentations: Sequence[Any]) -> tuple[Any, ...]:
+    """What changes single images among some augmentations."""
+    return tuple(one for one in augmentations if not isinstance(one, _BatchAugmentation))
 
 
 PairedAugmentation = Annotated[ResizedCrop | Affine | Flip | Jitter, Field(discriminator="type")]

@@ -21,7 +21,7 @@ from ..common.hugging_face import HuggingFaceRowsConfig
 from ..common.media import FileDataset, FileItem, FileRowsConfig, FolderConfig, TableConfig, UnsplitConfig
 from ..common.shards import ShardRowsConfig
 from ..common.tables import Paths, Row
-from .augment import Augmentation, Transform, chain, sized
+from .augment import BatchAugmentation, ImageMixing, Transform, chain, mixing_of, of_images, sized
 from .images import MAX_PIXELS, SUFFIXES, image_shape, read_image
 from .tokenizer import VisionConfig
 
@@ -77,8 +77,13 @@ class FilesConfig(UnsplitConfig):
 
     max_pixels: PositiveInt = MAX_PIXELS
     """Larger images are bad samples, rejected before they are decoded."""
-    augment: tuple[Augmentation, ...] = ()
-    """Transforms of training images, in order."""
+    augment: tuple[BatchAugmentation, ...] = ()
+    """Transforms of training images, in order; ``mixup`` and ``cutmix`` mix the images of a batch after all others,
+    and one of them is chosen at random for each batch."""
+
+    def mixing(self) -> ImageMixing | None:
+        """What mixes the images of training batches."""
+        return mixing_of(self.augment)
 
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
         """The configuration, with the modality's size for crops without one."""
@@ -95,7 +100,7 @@ class FilesConfig(UnsplitConfig):
     ) -> ImageFiles:
         """The images of a split."""
         chosen, classes = self.items(split, root, items, texts=texts)
-        transform = chain(self.augment) if split == "train" else None
+        transform = chain(of_images(self.augment)) if split == "train" else None
         return ImageFiles(Home(root, self.follow_links), chosen, classes, self.max_pixels, transform)
 
 

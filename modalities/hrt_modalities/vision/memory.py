@@ -24,7 +24,7 @@ from hrt_mm.data.sample import Sample
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from ..common.splits import Part, check_split, stratified
-from .augment import Augmentation, Transform, chain, sized
+from .augment import BatchAugmentation, ImageMixing, Transform, chain, mixing_of, of_images, sized
 from .tokenizer import VisionConfig
 
 
@@ -84,8 +84,13 @@ class MemoryConfig(DatasetConfig):
     """Fraction of the training images of each class for validation, always the same ones."""
     use: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Fraction of the remaining training images of each class that is used, to learn from few labels."""
-    augment: tuple[Augmentation, ...] = ()
-    """Transforms of training images, in order."""
+    augment: tuple[BatchAugmentation, ...] = ()
+    """Transforms of training images, in order; ``mixup`` and ``cutmix`` mix the images of a batch after all others,
+    and one of them is chosen at random for each batch."""
+
+    def mixing(self) -> ImageMixing | None:
+        """What mixes the images of training batches."""
+        return mixing_of(self.augment)
 
     def suited(self, modality: TokenizerConfig) -> DatasetConfig:
         """The configuration, with the modality's size for crops without one."""
@@ -118,7 +123,7 @@ class MemoryConfig(DatasetConfig):
             [labels[index] for index in indices],
             classes,
             [f"{self.type}/{source}/{index}" for index in indices],
-            chain(self.augment) if split == "train" else None,
+            chain(of_images(self.augment)) if split == "train" else None,
         )
 
 
