@@ -299,7 +299,16 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
         return self.count(resampled_length(samples, rate, self.config.rate))
 
     def dense_axes(self) -> dict[str, dict[int, str]]:
-        """Frames and lengths of sounds of any duration."""
+        """Frames and lengths of sounds of any duration.
+
+        Raises:
+            ConfigError: the stem is a pretrained encoder, whose windows depend on the sound.
+        """
+        if isinstance(self.config.stem, SoundStem):
+            raise ConfigError(
+                f"a stem of type {self.config.stem.type} cannot be exported; run this model in PyTorch "
+                "(hrt_mm.inference.load_run), or train with a stem without a type"
+            )
         return {"frames": {0: "batch", 1: "length"}, "lengths": {0: "batch"}}
 
     def dense_example(self, size: int) -> Audio:

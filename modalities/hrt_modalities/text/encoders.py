@@ -87,6 +87,17 @@ class EncoderTokenizer(TextTokenizer):
         """
         raise ConfigError(f"the encoder of modality.stem reads whole texts, so none can be written by {boundary}")
 
+    def dense_axes(self) -> dict[str, dict[int, str]]:
+        """Not available, since the windows of the encoder depend on the text.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "a model with modality.stem cannot be exported; run it in PyTorch (hrt_mm.inference.load_run), or train "
+            "with subwords"
+        )
+
     def vocabularies(self) -> Mapping[str, str]:
         """The digest of the encoder's tokenizer."""
         digest = hashlib.sha256(self._library.to_str().encode()).hexdigest()[:16]

@@ -296,6 +296,16 @@ def test_gradients_reach_what_is_trained(tmp_path: Path) -> None:
         assert module.project.weight.grad is not None
 
 
+def test_adapters_alone_are_trained(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    saved(tmp_path, "hubert")
+    stem = {"type": "transformers", "name": str(tmp_path), "lora": {"r": 2, "targets": ["q_proj", "v_proj"]}}
+    tokenizer, module = build(**stem)
+    module.train()(tokenizer([Audio(wave, 16000) for wave in sounds(0.2, 0.3)])).x.square().sum().backward()
+    trained = {name for name, value in module.named_parameters() if value.grad is not None}
+    assert len(trained) == 2 + 2 * 2 * 2 and all("lora_" in name or name.startswith("project.") for name in trained)
+
+
 def test_frozen_frames_are_computed_once(tmp_path: Path) -> None:
     saved(tmp_path / "model", "wav2vec2")
     stem = {"type": "transformers", "name": str(tmp_path / "model"), "freeze": True}
@@ -399,5 +409,7 @@ def test_settings_of_other_stems_are_refused(tmp_path: Path) -> None:
     tokenizer, _ = build(type="transformers", name=str(tmp_path))
     with pytest.raises(UserError, match=r"reads whole sounds, and a stream is none"):
         tokenizer.stream()
+    with pytest.raises(ConfigError, match=r"a stem of type transformers cannot be exported"):
+        tokenizer.dense_axes()
     with pytest.raises(ConfigError, match=r"are no sound"):
         tokenizer.restore(tokenizer([Audio(torch.zeros(800), 16000)]))

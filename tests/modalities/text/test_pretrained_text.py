@@ -160,6 +160,8 @@ def test_subwords_can_be_written_and_sent_to_workers(tmp_path: Path) -> None:
     assert tokenizer.num_bytes(torch.tensor([tokenizer.separator, 5])).tolist() == [0, 4]
     copied = pickle.loads(pickle.dumps(tokenizer))
     assert torch.equal(copied([TEXT]).x, tokenizer([TEXT]).x)
+    with pytest.raises(ConfigError, match="cannot be exported"):
+        tokenizer.dense_axes()
     assert copied.vocabularies() == tokenizer.vocabularies()
 
 
