@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> Result:
             stem = name.split()[0]
             file = written(contender, Path(made) / f"{stem}.yaml")
             words = for_minutes(0.03 if options.quick else options.minutes, options.device)
-            words += ["train.eval_every=50", "train.eval_batches=4"]
+            words += ["train.eval_every=200", "train.eval_batches=8"]
             words += ["data.held_out=64"] if options.quick else []
             finished = trained(file, Path(made) / stem, words)
             classes = {key.removeprefix("test/"): key for key in finished.summary["metrics"] if "test/iou/" in key}
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> Result:
         quick=options.quick,
         settings={"minutes": options.minutes, "seed": options.seed},
         checks={},
-        rows=[Row(sizes={"pictures": 4000, "pixels": 64}, contenders=contenders, ratios={})],
+        rows=[Row(sizes={"pictures": 4000, "pixels": 48}, contenders=contenders, ratios={})],
         bars=[] if options.quick else bars,
         details={"curves": curves},
         **environment(options.device),

@@ -1,6 +1,6 @@
 """Generated pictures of shapes with exact masks, for semantic segmentation.
 
-Shapes have random places, sizes, rotations, colours and shading on a background of gradients and noise, and cover each
+Coloured shapes of random places, sizes, rotations and shading lie on a grey background with noise, and cover each
 other; what a shape is follows from its outline alone. A picture depends on the seed, the split and its index.
 
 Shapes: S rows and columns.
@@ -132,7 +132,7 @@ class Shapes(Dataset):
         config, size = self.config, self.config.size
         draw = np.random.default_rng((config.seed, _SPLITS[self.split], index))
         rows, columns = np.mgrid[:size, :size] / size
-        picture = _shaded(draw, rows, columns)
+        picture = _shaded(draw.uniform(0.1, 0.9, 2)[:, None].repeat(3, 1), draw, rows, columns)
         mask = np.zeros((size, size), np.uint8)
         for _ in range(draw.integers(1, config.most + 1)):
             kind = int(draw.integers(len(_INSIDE)))
@@ -140,9 +140,9 @@ class Shapes(Dataset):
             x, y = columns - draw.uniform(0.1, 0.9), rows - draw.uniform(0.1, 0.9)
             cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
             inside = _INSIDE[kind](cos * x + sin * y, cos * y - sin * x)
-            shaded = _shaded(draw, rows, columns)
+            shaded = _shaded(_colors(draw), draw, rows, columns)
             while abs(shaded - picture)[:, inside].mean(1).max(initial=0) < _CONTRAST and inside.any():
-                shaded = _shaded(draw, rows, columns)
+                shaded = _shaded(_colors(draw), draw, rows, columns)
             picture[:, inside] = shaded[:, inside]
             mask[inside] = kind + 1
         picture += draw.normal(0, config.noise, picture.shape)
@@ -150,10 +150,25 @@ class Shapes(Dataset):
         return torch.from_numpy(pixels), torch.from_numpy(mask)
 
 
-def _shaded(draw: np.random.Generator, rows: Points, columns: Points) -> Points:
-    """(3, S, S) a colour that changes along a line."""
-    first, last = draw.uniform(0, 1, (2, 3, 1, 1))
+def _colors(draw: np.random.Generator) -> Points:
+    """(2, 3) two similar colours that are not grey."""
+    while True:
+        color = draw.uniform(0, 1, 3)
+        if color.max() - color.min() > 0.4:
+            return np.stack([color, color + draw.uniform(-0.2, 0.2, 3)])
+
+
+def _shaded(ends: Points, draw: np.random.Generator, rows: Points, columns: Points) -> Points:
+    """(3, S, S) colours that go along a random line from one to another.
+
+    Args:
+        ends: (2, 3) both colours.
+        draw: gives the direction.
+        rows: of the pixels, from 0 to 1.
+        columns: the same.
+    """
     angle = draw.uniform(0, 2 * np.pi)
     along = 0.5 + (np.cos(angle) * (columns - 0.5) + np.sin(angle) * (rows - 0.5)) / 2**0.5
-    shaded: Points = first + (last - first) * 0.5 * along
+    first, last = ends[:, :, None, None]
+    shaded: Points = first + (last - first) * along
     return shaded
