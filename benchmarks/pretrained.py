@@ -135,12 +135,10 @@ def run(options: argparse.Namespace) -> Result:
             # The first round warms up.
             seconds[name] += [time.process_time() - start] if number else []
     sizes: Sizes = {"images": images, "rounds": rounds}
-    settings = {"model": model, "threads": 1}
+    settings = {"model": model, "threads": 1, "device": "cpu", "memory": options.memory}
     measured = {}
     for name in steps:
-        memory = (
-            peak_bytes(NAME, prepare, name, sizes, {**sizes, "images": 1}, settings) if options.memory else None
-        )  # fmt: skip
+        memory = peak_bytes(NAME, prepare, name, sizes, {**sizes, "images": 1}, settings)
         median = statistics.median(seconds[name])
         peak, held = (memory.peak, memory.held) if memory else (None, None)
         measured[name] = Measured(seconds=median, bytes=peak, held_bytes=held, scores={"images/s": images / median})

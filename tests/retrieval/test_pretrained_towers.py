@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def test_vectors_are_those_of_open_clip(open_clip_folder: Path, pictures: Path) 
     assert embedder.towers == ("image", "text") and embedder.model.dim == 8
     paths = sorted(pictures.iterdir())
     images, texts = theirs(open_clip_folder, paths, ["a red square", "night"])
+    pickle.dumps([embedder.tokenizer(tower) for tower in embedder.towers])
     mixed = embedder.embed([*paths, "a red square", "night"])
     assert np.allclose(mixed[:4], images, atol=1e-5) and np.allclose(mixed[4:], texts, atol=1e-5)
     again = embedder.embed([Image.open(path) for path in paths])
@@ -152,6 +154,9 @@ def test_models_of_transformers(kind: str, tmp_path: Path, pictures: Path) -> No
     embedder = load_embedder(f"transformers:{tmp_path}")
     path = pictures / "red.png"
     ours = embedder.embed([path, "a red square"])
+    for tower in embedder.towers:
+        # Workers that are not forked get it so.
+        assert len(pickle.loads(pickle.dumps(embedder.tokenizer(tower))).levels) == 1
     pixels = processor(images=Image.open(path), return_tensors="pt")["pixel_values"]
     ids = transformers.AutoTokenizer.from_pretrained(tmp_path)(
         ["a red square"], padding="max_length", max_length=8, return_tensors="pt"

@@ -160,7 +160,7 @@ class StemEncoder(PerStep):
             for group in groups if config.freeze is True else groups[: count + 1]:
                 for parameter in group:
                     parameter.requires_grad_(False)
-        self.leaves_unused = config.freeze is False or bool(self._stages) or config.lora is not None
+        self.leaves_unused = not config.is_frozen
         """Whether a pass may leave parameters without gradients, such as those of a pooler."""
         self.cache = None if config.cache is None else FeatureCache(config.cache, encoder)
         self.train()

@@ -6,6 +6,7 @@ Shapes: B samples, C channels, H rows, W columns, L ids, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -115,6 +116,43 @@ class TextProcessing:
         return self.process(texts)
 
 
+@dataclass(frozen=True)
+class TransformersPixels:
+    """The preprocessing of images of a model of transformers.
+
+    Args:
+        processor: of the model.
+    """
+
+    processor: Any
+
+    def __call__(self, image: Any) -> Tensor:
+        """(C, H, W) of a Pillow image."""
+        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+
+@dataclass(frozen=True)
+class TransformersIds:
+    """The tokenizer of a model of transformers.
+
+    Args:
+        tokenizer: of the model.
+        length: that texts are padded and cut to.
+    """
+
+    tokenizer: Any
+    length: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(B, 2, L) ids and attention masks. SigLIP was trained on padding up to the full length."""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "pt"}
+        encoded = self.tokenizer(texts, **options)
+        return torch.stack(
+            [encoded["input_ids"], encoded.get("attention_mask", torch.ones_like(encoded["input_ids"]))], 1
+        )
+
+
 def open_clip_towers(name: str) -> PretrainedTowers:
     """Both towers of a model of open_clip, with its own preprocessing.
 
@@ -164,16 +202,6 @@ def transformers_towers(name: str) -> PretrainedTowers:
         texts: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     length = config.text_config.max_position_embeddings
 
-    def ids(batch: list[str]) -> Tensor:
-        # SigLIP was trained on padding up to the full length.
-        encoded = texts(batch, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        both = [encoded["input_ids"], encoded.get("attention_mask", torch.ones_like(encoded["input_ids"]))]
-        return torch.stack(both, 1)
-
-    def pixels(image: Any) -> Tensor:
-        processed: Tensor = images(images=image, return_tensors="pt")["pixel_values"][0]
-        return processed
-
     def encode_text(rows: Tensor) -> Any:
         mask = {} if "siglip" in config.model_type else {"attention_mask": rows[:, 1]}
         return _vectors(model.get_text_features(input_ids=rows[:, 0], **mask))
@@ -181,7 +209,8 @@ def transformers_towers(name: str) -> PretrainedTowers:
     def encode_image(rows: Tensor) -> Any:
         return _vectors(model.get_image_features(pixel_values=rows))
 
-    return _pair(name, model, encode_image, encode_text, pixels, ids)
+    preprocess, tokenizer = TransformersPixels(images), TransformersIds(texts, length)
+    return _pair(name, model, encode_image, encode_text, preprocess, tokenizer)
 
 
 def _vectors(output: Any) -> Tensor:
