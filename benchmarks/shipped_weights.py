@@ -230,7 +230,7 @@ def tables(result: Result) -> str:
     for row in result.rows:
         task = str(row.sizes["task"])
         cells = [f"{row.contenders[way].scores['test/accuracy']:.1%}" for way in WAYS]
-        body.append([TITLES[task], f"{row.sizes['trained on']} {COUNTED[task]}", f"{row.sizes['runs']}", *cells])
+        body.append([TITLES[task], f"{COUNTED[task]}: {row.sizes['trained on']}", f"{row.sizes['runs']}", *cells])
     minutes = float(result.settings["minutes"])
     return "\n\n".join(
         [

@@ -62,4 +62,4 @@ def test_the_table_has_all_contenders() -> None:
         settings={"minutes": 0.15}, checks={}, rows=[row],
     )  # fmt: skip
     assert "after 9 processor seconds" in tables(result)
-    assert "| TREC, 6 kinds of questions | all questions | 1 | 50.0% | 60.0% | 70.0% |" in tables(result)
+    assert "| TREC, 6 kinds of questions | questions: all | 1 | 50.0% | 60.0% | 70.0% |" in tables(result)
