@@ -2,7 +2,7 @@
 
 The encoder is timm's ViT-S/16 with random weights, as weights do not change time and memory; above it are three levels.
 A step is forward and backward over a batch of images that are tokenized already, in processor time of one thread;
-contenders run in turns. Peak memory is measured in a process of its own for each.
+contenders run in turns. Peak memory is what the resident memory grows by during a step, after all of them are timed.
 
 - **check**: the outputs of a step with cached features are those without, within 1e-5 of the largest.
 """
@@ -10,11 +10,11 @@ contenders run in turns. Peak memory is measured in a process of its own for eac
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from hrt_modalities.vision import VisionConfig, VisionTokenizer
 from .checks import CheckFailed
 from .command import main, parser, positive
 from .markdown import markdown
-from .memory import Prepared, Sizes, peak_bytes
+from .memory import Sizes, cpu_peak
 from .results import Measured, Result, Row, environment
 
 NAME = "pretrained"
@@ -44,6 +44,8 @@ FILLED = "frozen, features from the cache"
 MODEL = "vit_small_patch16_224"
 QUICK_MODEL = "vit_tiny_patch16_224"
 BOUND = 1e-5
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Parameters of ``mallopt`` in glibc."""
 
 
 def build(contender: str, model: str, folder: str) -> tuple[Classification, VisionTokenizer]:
@@ -101,17 +103,6 @@ class Step:
         loss: Tensor = output.loss.detach()
         return loss
 
-    @property
-    def held(self) -> int:
-        """Bytes of weights and input."""
-        return sum(value.nbytes for value in self.task.state_dict().values()) + self.tokens.x.nbytes
-
-
-def prepare(contender: str, sizes: Sizes, settings: Mapping[str, Any]) -> Prepared:
-    """A contender at a size, to measure its memory."""
-    step = Step(contender, int(sizes["images"]), str(settings["model"]))
-    return Prepared(step, step.held)
-
 
 def run(options: argparse.Namespace) -> Result:
     """Measures.
@@ -135,13 +126,17 @@ def run(options: argparse.Namespace) -> Result:
             # The first round warms up.
             seconds[name] += [time.process_time() - start] if number else []
     sizes: Sizes = {"images": images, "rounds": rounds}
-    settings = {"model": model, "threads": 1, "device": "cpu", "memory": options.memory}
+    settings = {"model": model}
+    if options.memory:
+        # Blocks of 64 KiB and more go back to the system when they are freed.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 16)
+        libc.mallopt(_TRIM_THRESHOLD, 1 << 16)
     measured = {}
     for name in steps:
-        memory = peak_bytes(NAME, prepare, name, sizes, {**sizes, "images": 1}, settings)
         median = statistics.median(seconds[name])
-        peak, held = (memory.peak, memory.held) if memory else (None, None)
-        measured[name] = Measured(seconds=median, bytes=peak, held_bytes=held, scores={"images/s": images / median})
+        peak = cpu_peak(steps[name]) if options.memory else None
+        measured[name] = Measured(seconds=median, bytes=peak, scores={"images/s": images / median})
     ratios = {
         f"{name}/{FILLED}": statistics.median(a / b for a, b in zip(seconds[name], seconds[FILLED], strict=True))
         for name in steps
