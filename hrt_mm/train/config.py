@@ -205,8 +205,9 @@ class TrainConfig(Component):
     """Steps between checkpoints; only the best, and the one at the end or at a stop, when null."""
     keep_last: PositiveInt = 2
     """Newest checkpoints that stay, beside the best."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; CUDA where there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
+    """Where to train: CUDA, Intel's GPUs (``xpu``), Apple's (``mps``, one process), or the CPU; ``auto`` takes the
+    first of these that is there."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast where the device computes it in hardware (CUDA with bf16, CPUs with AMX), or one of the two."""
     compile: bool = False

@@ -16,6 +16,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from ..core.devices import visible_devices
 from ..core.errors import ConfigError
 
 
@@ -39,16 +40,25 @@ class ProcessGroup:
         """Initializes the process group from torchrun's environment variables, and destroys it on exit.
 
         Args:
-            device: ``auto``, ``cpu`` or ``cuda``; with CUDA, each process uses the device of its local rank.
+            device: as ``train.device`` has it; with CUDA and XPU, each process uses the device of its local rank.
+
+        Raises:
+            ConfigError: there is no such device, or several processes share one of MPS.
         """
         chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
+        elif chosen.type == "xpu":
+            torch.xpu.set_device(chosen)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             yield cls(chosen)
             return
-        # Counts are reduced on the host and gradients on the device, so CUDA needs both backends.
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        # Counts are reduced on the host and gradients on the device, so GPUs need both backends.
+        if chosen.type == "mps":
+            raise ConfigError(
+                "train.device mps trains in one process; run it without torchrun, or set train.device=cpu"
+            )
+        backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(chosen.type, "gloo")
         store, rank, world_size = next(rendezvous("env://"))
         # torchrun's store outlives a restart: without a prefix, processes would read the addresses of those that died.
         store = PrefixStore(f"restart-{restarts()}", store)
@@ -131,32 +141,44 @@ def restarts() -> int:
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device of a process.
 
+    Args:
+        name: ``cpu``, ``cuda``, ``xpu``, ``mps``, or ``auto`` for the first kind of GPU that is there.
+        local_rank: of the process on its machine.
+
     Raises:
-        ConfigError: CUDA was requested and is unavailable, or has fewer devices than local ranks.
+        ConfigError: the kind is unavailable, or has fewer devices than local ranks.
     """
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == "auto" and not visible):
+    visible = visible_devices()
+    kind = next(iter(visible), "cpu") if name == "auto" else name
+    if kind == "cpu":
         return torch.device("cpu")
-    if local_rank >= visible:
+    count = visible.get(kind, 0)
+    if local_rank >= count:
+        other = f"; there are {', '.join(visible)}" if visible and kind not in visible else ""
         raise ConfigError(
-            f"train.device {name} for local rank {local_rank}, but {visible} CUDA devices are visible; start fewer "
-            "processes, or set train.device=cpu"
+            f"train.device {name} for local rank {local_rank}, but {count} {NAMES[kind]} devices are visible{other}; "
+            "start fewer processes, or set train.device=cpu"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device(kind, local_rank)
+
+
+NAMES = {"cuda": "CUDA", "xpu": "XPU", "mps": "MPS"}
 
 
 def device_named(name: str) -> torch.device:
-    """A device by its name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """A device by its name: ``auto``, ``cpu``, ``cuda``, ``xpu`` or ``mps``, with its number as in ``cuda:1``.
 
     Raises:
         ConfigError: there is no such device.
     """
     if name in ("auto", "cpu"):
         return choose_device(name)
-    if not (match := re.fullmatch(r"cuda(?::(\d+))?", name)):
-        raise ConfigError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N")
-    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    number = int(match[1] or 0)
+    if not (match := re.fullmatch(r"(cuda|xpu|mps)(?::(\d+))?", name)):
+        raise ConfigError(f"device {name!r} is unknown; it is auto, cpu, cuda or cuda:N, xpu or xpu:N, or mps")
+    visible = visible_devices().get(match[1], 0)
+    number = int(match[2] or 0)
     if number >= visible:
-        raise ConfigError(f"device {name} is not available: {visible} CUDA devices are visible; use cpu or auto")
-    return torch.device("cuda", number)
+        raise ConfigError(
+            f"device {name} is not available: {visible} {NAMES[match[1]]} devices are visible; use cpu or auto"
+        )
+    return torch.device(match[1], number)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..core.devices import wide
 from ..core.per_step import training_step
 from ..data.progress import span
 from ..data.stream import StreamError
@@ -213,7 +214,7 @@ def optimizer_step(run: Run, spent: float) -> None:
     scale_gradients(run.parameters, run.ranks.world_size / total_weight.clamp(min=1e-12))
     grad_norm = clip_gradients(run.parameters, run.config.optim.clip_grad_norm)
     # One transfer to the host for both. All ranks see the same values here and stop together.
-    loss_value, norm_value = torch.stack([total_loss, grad_norm.double()]).tolist()
+    loss_value, norm_value = torch.stack([total_loss, wide(grad_norm)]).tolist()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise _nonfinite(run, batches, losses, loss_value)
 
@@ -249,7 +250,7 @@ def backward(run: Run, index: int, batch: Batch, *, last: bool) -> Tensor:
         last: whether it is the last of the step.
 
     Returns:
-        (2,) float64, on the device: the weighted loss, and the weight.
+        (2,) float64 where the device has it, on the device: the weighted loss, and the weight.
     """
     _seed(run, index)
     with run.ranks.no_sync(run.model, last=last):
@@ -258,7 +259,7 @@ def backward(run: Run, index: int, batch: Batch, *, last: bool) -> Tensor:
         weight = weight_of(output, batch)
         (output.loss * weight.to(output.loss.dtype)).backward()
     run.meters.add(output, batch)
-    return torch.stack([output.loss.detach().double() * weight, weight])
+    return torch.stack([wide(output.loss.detach()) * weight, weight])
 
 
 def _total_counts(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
@@ -271,7 +272,7 @@ def _total_counts(run: Run, batches: list[Batch]) -> dict[str, Tensor]:
     counts = [run.task.counts(batch) for batch in batches]
     if not counts[0]:
         return {}
-    stacked = torch.stack([torch.stack([*batch_counts.values()]).double() for batch_counts in counts])
+    stacked = torch.stack([wide(torch.stack([*batch_counts.values()])) for batch_counts in counts])
     totals = run.ranks.sum(stacked.sum(0))
     return dict(zip(counts[0], totals.unbind(), strict=True))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..core.devices import wide
 from ..tasks.base import TaskOutput
 from ..tasks.batch import Batch
 from ..tasks.labels import macro_f1
@@ -22,8 +23,8 @@ def weight_of(output: TaskOutput, batch: Batch) -> Tensor:
     That is the number of samples, unless the task reports ``loss`` in its stats with another count.
     """
     if "loss" in output.stats:
-        return output.stats["loss"][1].detach().double()
-    return torch.tensor(float(len(batch)), dtype=torch.float64, device=output.loss.device)
+        return wide(output.stats["loss"][1].detach())
+    return wide(torch.tensor(float(len(batch)), device=output.loss.device))
 
 
 class Meters:
@@ -39,9 +40,9 @@ class Meters:
         weight = weight_of(output, batch)
         for name, value in {"loss": output.loss, **output.parts}.items():
             if name not in output.stats:
-                self._add(name, value.detach().double() * weight, weight)
+                self._add(name, wide(value.detach()) * weight, weight)
         for name, (total, count) in output.stats.items():
-            self._add(name, total.detach().double(), count.detach().double())
+            self._add(name, wide(total.detach()), wide(count.detach()))
         for name, counts in output.class_counts.items():
             self._class_counts[name] = self._class_counts[name] + counts if name in self._class_counts else counts
         for name, rows in output.rows.items():

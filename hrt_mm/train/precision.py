@@ -43,6 +43,10 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "xpu":
+        return bool(torch.xpu.is_bf16_supported())
+    if device.type == "mps":
+        return False
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
     return torch.cpu._is_amx_tile_supported()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -42,9 +42,15 @@ def _seed_host_libraries(seed: int) -> None:
 
 @contextmanager
 def forked(*, host_only: bool = False) -> Iterator[None]:
-    """Restores the generators of torch, numpy and ``random`` on exit, including CUDA's unless ``host_only``."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() and not host_only else []
-    with torch.random.fork_rng(devices):
+    """Restores the generators of torch, numpy and ``random`` on exit, including those of GPUs unless ``host_only``."""
+    with ExitStack() as generators:
+        cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() and not host_only else []
+        generators.enter_context(torch.random.fork_rng(cuda))
+        if torch.xpu.is_initialized() and not host_only:
+            xpu = range(torch.xpu.device_count())
+            generators.enter_context(torch.random.fork_rng(xpu, device_type="xpu"))
+        if torch.backends.mps.is_available() and not host_only:
+            generators.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
             yield

@@ -80,13 +80,24 @@ def device_name(device: torch.device) -> str:
     """Name of the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
+    if device.type == "mps":
+        return f"mps ({platform.processor() or platform.machine()})"
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak memory of this process: on the CUDA device, or on the host when training on the CPU."""
+    """Peak memory of this process: on the device, or on the host when training on the CPU.
+
+    MPS shares the host's memory and tells no peak; what it has allocated at the end is counted.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if device.type == "xpu":
+        return torch.xpu.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In bytes on macOS, in KiB elsewhere.
     return peak if platform.system() == "Darwin" else peak * 1024

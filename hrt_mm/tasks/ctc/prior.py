@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...core.devices import wide
 from ...core.per_step import PerStep
 from ..ranks import summed
 
@@ -59,14 +60,14 @@ class Prior(PerStep):
         return scores_NK - log_norm_N[:, None], log_norm_N
 
     def _add(self, log_probs_NK: Tensor) -> None:
-        sums = torch.cat([log_probs_NK.exp().sum(0), log_probs_NK.new_tensor([len(log_probs_NK)])]).double()
+        sums = wide(torch.cat([log_probs_NK.exp().sum(0), log_probs_NK.new_tensor([len(log_probs_NK)])]))
         self._sums = sums if self._sums is None else self._sums + sums
         if not self.in_training_step:
             self.on_step_end()
 
     def on_step_end(self) -> None:
         """Updates the running mean with all batches and ranks of a step."""
-        sums = self._sums if self._sums is not None else self.usual_K.new_zeros(len(self.usual_K) + 1).double()
+        sums = self._sums if self._sums is not None else wide(self.usual_K.new_zeros(len(self.usual_K) + 1))
         sums, self._sums = summed(sums), None
         mean_K = (sums[:-1] / sums[-1].clamp(min=1)).to(self.usual_K)
         self.usual_K.copy_(torch.where(sums[-1] > 0, self.usual_K.lerp(mean_K, _RATE), self.usual_K))
