@@ -1,10 +1,9 @@
 """Semantic segmentation of generated shapes: the hierarchy of ``vision/shapes`` against the flat control.
 
 ``hierarchy`` predicts pixels from patches that the top-down path gives the context of regions and areas; ``flat`` is
-one level of patches with the same blocks and as many parameters, with attention over all patches; ``without the
-top-down path`` has the patches alone, with the blocks and windows of the hierarchy's finest level. All train by
-``hrt-mm train`` on the same pictures with the same optimizer, for the same processor time. The figure is the mean IoU
-on 400 test pictures of the weights that were best on ``val``.
+one level of patches with the same blocks and as many parameters, with attention over all patches. Both train by
+``hrt-mm train`` on the same pictures with the same optimizer and batches, for the same processor time. The figure is
+the mean IoU on 400 test pictures of the weights that were best on ``val``.
 """
 
 from __future__ import annotations
@@ -13,54 +12,41 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from hrt_mm.config import RunConfig, load_config
+from hrt_mm.config import load_config
 
 from .command import main, parser
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
-from .runs import flat, for_minutes, scores, trained, written
+from .runs import flat, for_minutes, kept_or_trained, scores
 
 NAME = "semantic"
 CONFIG = "vision/shapes"
 METRICS = {"miou": "test/miou", "pixel_accuracy": "test/pixel_accuracy"}
-ALONE = "without the top-down path"
-
-
-def alone(config: RunConfig) -> RunConfig:
-    """The finest level of a configuration and nothing above it."""
-    model = config.single.model
-    finest = model.levels[0].model_copy(update={"group": None, "depth": sum(level.depth for level in model.levels)})
-    return config.with_model(model.model_copy(update={"levels": (finest,), "top_down": False}))
 
 
 def run(options: argparse.Namespace) -> Result:
     """Trains the contenders, one after another."""
     config = load_config(CONFIG, [f"train.seed={options.seed}"])
-    configs = {"hierarchy": config, "flat": flat(config), ALONE: alone(config)}
+    configs = {"hierarchy": config, "flat": flat(config)}
     contenders, curves = {}, {}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = options.runs or Path(temporary)
         for name, contender in configs.items():
-            stem = name.split()[0]
-            file = written(contender, Path(made) / f"{stem}.yaml")
             words = for_minutes(0.03 if options.quick else options.minutes, options.device)
             words += ["train.eval_every=200", "train.eval_batches=8"]
             words += ["data.held_out=64"] if options.quick else []
-            finished = trained(file, Path(made) / stem, words)
+            finished = kept_or_trained(contender, runs / name, words)
             classes = {key.removeprefix("test/"): key for key in finished.summary["metrics"] if "test/iou/" in key}
             measured = scores(finished, METRICS | classes)
             contenders[name] = Measured(seconds=finished.summary["seconds"], scores={**measured})
             curves[name] = finished.curve("val/miou")
     best = {name: measured.scores["miou"] or 0.0 for name, measured in contenders.items()}
-    others = [name for name in best if name != "hierarchy"]
-    bars = [
-        Bar(
-            claim=f"mean IoU of the hierarchy, over {name}",
-            goal=f"above {best[name]:.3f}",
-            measured=f"{best['hierarchy']:.3f}",
-            met=best["hierarchy"] > best[name],
-        )
-        for name in others
-    ]
+    bar = Bar(
+        claim="mean IoU of the hierarchy, over flat",
+        goal=f"above {best['flat']:.3f}",
+        measured=f"{best['hierarchy']:.3f}",
+        met=best["hierarchy"] > best["flat"],
+    )
     return Result(
         name=NAME,
         command=options.command,
@@ -68,7 +54,7 @@ def run(options: argparse.Namespace) -> Result:
         settings={"minutes": options.minutes, "seed": options.seed},
         checks={},
         rows=[Row(sizes={"pictures": 4000, "pixels": 48}, contenders=contenders, ratios={})],
-        bars=[] if options.quick else bars,
+        bars=[] if options.quick else [bar],
         details={"curves": curves},
         **environment(options.device),
     )
@@ -99,6 +85,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     options = parser(NAME, __doc__ or "")
     options.add_argument("--minutes", type=float, default=4.0, help="of each model; 4 when absent")
+    options.add_argument("--runs", type=Path, metavar="FOLDER", help="keeps the runs, and takes those that are there")
     options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
     return options
 
