@@ -11,6 +11,7 @@ from hrt_mm.core.levels import HierarchyConfig
 from hrt_mm.data.tokenizer import TokenizerConfig
 
 from .boundaries import FINDERS
+from .ngrams import NgramConfig
 from .pretrained import TransformersText
 from .subwords import SubwordTokenizer
 from .tokenizer import MAX_BYTES, ByteTokenizer, TextTokenizer
@@ -32,6 +33,8 @@ class TextConfig(TokenizerConfig):
     recent: PositiveInt | None = None
     """Receptive field of a token's embedding in tokens: itself and those before it, by a causal convolution. 4 for
     bytes and 1 for subwords when absent."""
+    ngrams: NgramConfig | None = None
+    """Vectors of hashed n-grams of tokens, added to the embedding; for small data and many rare words."""
     carried: tuple[str, ...] = ()
     """Names of boundaries that the data provides, in addition to those that are computed."""
 
@@ -51,8 +54,10 @@ class TextConfig(TokenizerConfig):
 
     @model_validator(mode="after")
     def _one_encoder(self) -> TextConfig:
-        if self.stem is not None and (self.subwords or self.word_vectors or self.recent):
-            raise ValueError("stem brings its own subwords and embeddings; remove subwords, word_vectors and recent")
+        if self.stem is not None and (self.subwords or self.word_vectors or self.recent or self.ngrams):
+            raise ValueError(
+                "stem brings its own subwords and embeddings; remove subwords, word_vectors, recent and ngrams"
+            )
         return self
 
     def build(self, model: HierarchyConfig | None = None) -> TextTokenizer:
@@ -65,7 +70,7 @@ class TextConfig(TokenizerConfig):
         if self.stem is not None:
             return self.stem.tokenizer(self.max_bytes, self.carried)
         if self.word_vectors is not None:
-            return WordVectorTokenizer(self.max_bytes, self.carried)
+            return WordVectorTokenizer(self.max_bytes, self.carried, self.ngrams)
         if self.subwords is None:
-            return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried)
-        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1, self.carried)
+            return ByteTokenizer(self.max_bytes, self.recent or 4, self.carried, self.ngrams)
+        return SubwordTokenizer(self.subwords, self.max_bytes, self.recent or 1, self.carried, self.ngrams)

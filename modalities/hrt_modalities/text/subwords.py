@@ -21,6 +21,7 @@ from hrt_mm.core.extras import needs_extra
 from hrt_mm.data.atomic_files import replace_file
 
 from .boundaries import CAUSAL
+from .ngrams import NgramConfig
 from .text import char_offsets, decoded
 from .tokenizer import TextTokenizer
 from .tokenizer_json import Refused, encode, load
@@ -70,6 +71,7 @@ class SubwordTokenizer(TextTokenizer):
         max_bytes: limit of the length of a text.
         recent: receptive field of a token's embedding in tokens.
         carried: boundaries that the data provides, in addition to those that are computed.
+        ngrams: of tokens, whose vectors are added to the embedding.
 
     Raises:
         ConfigError: the file is missing, has no byte-level subwords, or does not restore texts exactly.
@@ -77,11 +79,18 @@ class SubwordTokenizer(TextTokenizer):
 
     levels = ("subwords", "words", "sentences", "paragraphs")
 
-    def __init__(self, file: Path, max_bytes: int = 1 << 24, recent: int = 1, carried: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        file: Path,
+        max_bytes: int = 1 << 24,
+        recent: int = 1,
+        carried: Sequence[str] = (),
+        ngrams: NgramConfig | None = None,
+    ) -> None:
         self.file = file
         self._library, self._raw = load(file)
         self._sizes = np.array([len(raw) for raw in self._raw] + [0], dtype=np.int64)
-        super().__init__(len(self._raw) + 1, max_bytes, recent, carried)
+        super().__init__(len(self._raw) + 1, max_bytes, recent, carried, ngrams)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The subwords, and their byte offsets.

@@ -24,6 +24,7 @@ from hrt_mm.data.capabilities import Contextual
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .boundaries import CAUSAL, FINDERS, Document
+from .ngrams import HashedNgrams, NgramConfig, NgramEmbedding
 from .text import Text, marked
 
 BYTES, MAX_BYTES = 256, 1 << 24
@@ -42,8 +43,9 @@ class TextTokenizer(Tokenizer, Contextual):
     Args:
         vocabulary: number of ids, including the separator.
         max_bytes: limit of the length of a text.
-        receptive_field: number of tokens that a token's embedding depends on: itself and those before it.
+        recent: receptive field of the convolution of the embedding in tokens: itself and those before it.
         carried: boundaries that the data provides, in addition to those that are computed.
+        ngrams: of tokens, whose vectors are added to the embedding.
     """
 
     axes = 1
@@ -58,11 +60,19 @@ class TextTokenizer(Tokenizer, Contextual):
     def num_bytes(self, ids: Tensor) -> Tensor:
         """Number of bytes that each id stands for; 0 for separators."""
 
-    def __init__(self, vocabulary: int, max_bytes: int, receptive_field: int, carried: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        max_bytes: int,
+        recent: int,
+        carried: Sequence[str] = (),
+        ngrams: NgramConfig | None = None,
+    ) -> None:
         self.boundaries, self.carried = (*FINDERS, *carried), tuple(carried)
         self.max_bytes = max_bytes
         self.vocabulary, self.separator = vocabulary, vocabulary - 1
-        self.receptive_field = receptive_field
+        self.recent, self.ngrams = recent, ngrams
+        self.receptive_field = max(recent, ngrams.sizes[-1] if ngrams is not None else 1)
 
     @abstractmethod
     def starts(self, boundary: str, previous: Tensor, ids: Tensor) -> Tensor:
@@ -159,7 +169,13 @@ class TextTokenizer(Tokenizer, Contextual):
 
     def embedding(self, dim: int) -> nn.Module:
         """A vector for each token, from its id and the few before it."""
-        return TextEmbedding(self.vocabulary, dim, self.receptive_field)
+        return self.with_ngrams(TextEmbedding(self.vocabulary, dim, self.recent), dim)
+
+    def with_ngrams(self, embedding: nn.Module, dim: int) -> nn.Module:
+        """An embedding with the vectors of n-grams added, where the configuration has them."""
+        if self.ngrams is None:
+            return embedding
+        return NgramEmbedding(embedding, HashedNgrams(self.ngrams, dim, reads_bytes=self.vocabulary == BYTES + 1))
 
     def dense_axes(self) -> dict[str, dict[int, str]]:
         """Ids and lengths of texts of any length."""
@@ -207,8 +223,14 @@ class ByteTokenizer(TextTokenizer):
 
     whole_characters = False
 
-    def __init__(self, max_bytes: int = MAX_BYTES, receptive_field: int = 4, carried: Sequence[str] = ()) -> None:
-        super().__init__(BYTES + 1, max_bytes, receptive_field, carried)
+    def __init__(
+        self,
+        max_bytes: int = MAX_BYTES,
+        recent: int = 4,
+        carried: Sequence[str] = (),
+        ngrams: NgramConfig | None = None,
+    ) -> None:
+        super().__init__(BYTES + 1, max_bytes, recent, carried, ngrams)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The bytes, and their positions."""

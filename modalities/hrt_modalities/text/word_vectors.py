@@ -25,6 +25,7 @@ from hrt_mm.core.extras import needs_extra
 from hrt_mm.core.linear import InitLinear
 from hrt_mm.core.tokens import Tokens
 
+from .ngrams import NgramConfig
 from .subwords import SubwordTokenizer
 from .text import char_offsets, decoded
 from .tokenizer import MAX_BYTES, TextTokenizer
@@ -72,17 +73,20 @@ class WordVectorTokenizer(SubwordTokenizer):
     Args:
         max_bytes: limit of the length of a text.
         carried: boundaries that the data provides, in addition to those that are computed.
+        ngrams: of tokens, whose vectors are added to the embedding.
 
     Raises:
         MissingLibrary: as :func:`load`.
         ConfigError: as :func:`load`.
     """
 
-    def __init__(self, max_bytes: int = MAX_BYTES, carried: Sequence[str] = ()) -> None:
+    def __init__(
+        self, max_bytes: int = MAX_BYTES, carried: Sequence[str] = (), ngrams: NgramConfig | None = None
+    ) -> None:
         self._library, self._vectors_VE = load()
         self._raw = [_bytes_of(self._library.id_to_token(token) or "") for token in range(len(self._vectors_VE))]
         self._sizes = np.array([len(raw) for raw in self._raw] + [0], dtype=np.int64)
-        TextTokenizer.__init__(self, len(self._raw) + 1, max_bytes, 1, carried)
+        TextTokenizer.__init__(self, len(self._raw) + 1, max_bytes, 1, carried, ngrams)
 
     def encode(self, content: bytes) -> tuple[np.ndarray, np.ndarray]:
         """The subwords, and the byte offsets at which they start."""
@@ -101,7 +105,7 @@ class WordVectorTokenizer(SubwordTokenizer):
 
     def embedding(self, dim: int) -> nn.Module:
         """The vector of each token, mapped to the width of the model."""
-        return WordVectors(self._vectors_VE, dim)
+        return self.with_ngrams(WordVectors(self._vectors_VE, dim), dim)
 
     def restore(self, tokens: Tokens) -> list[bytes]:
         """The texts as bytes, without separators and the space before the first word."""

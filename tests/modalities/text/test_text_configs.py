@@ -33,6 +33,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tags.jsonl").write_text("\n".join(map(json.dumps, tags)))
     pairs = [f"a {n}\tb {n}\t{'yn'[n % 2]}\t{split}\n" for split in ("train", "val", "test") for n in range(4)]
     (tmp_path / "pairs.tsv").write_text("text1\ttext2\tlabel\tsplit\n" + "".join(pairs))
+    for split in ("train", "val", "test"):
+        for label in ("good", "bad"):
+            folder = tmp_path / "documents" / split / label
+            folder.mkdir(parents=True)
+            (folder / "1.txt").write_text(f"A {label} film. It is {label}.")
     return tmp_path
 
 
