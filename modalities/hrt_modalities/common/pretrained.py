@@ -518,21 +518,21 @@ INPUTS = {
 """What an encoder of transformers reads, by the name of its main input."""
 
 
-def check_modality(name: str, reads: str, wanted: str, key: str = "stem.name") -> None:
+def check_modality(name: str, reads: str, expected: str, key: str = "stem.name") -> None:
     """Refuses an encoder of another modality.
 
     Args:
         name: of the model.
         reads: the name of its main input, as in transformers.
-        wanted: what the stem embeds, a value of :data:`INPUTS`.
+        expected: what the stem embeds, a value of :data:`INPUTS`.
         key: that the name was given by.
 
     Raises:
         ConfigError: names both.
     """
     modality = INPUTS.get(reads, reads)
-    if modality != wanted:
-        raise ConfigError(f"{key} {name!r}: this model reads {modality}, and the stem embeds {wanted}")
+    if modality != expected:
+        raise ConfigError(f"{key} {name!r}: this model reads {modality}, and the stem embeds {expected}")
 
 
 def open_clip_name(name: str, *, pretrained: bool, key: str = "stem.name") -> tuple[str, str | None]:

@@ -274,11 +274,11 @@ def _timm_colors(full: str, name: str) -> Colors:
         return (tuple(config.mean), tuple(config.std)) if config else ((0.5,), (0.5,))
     with loading(name, "configuration"):
         if full.startswith("hf-hub:"):
-            found: Any = timm.models.load_model_config_from_hf(full.removeprefix("hf-hub:"))[0]
+            settings: Any = timm.models.load_model_config_from_hf(full.removeprefix("hf-hub:"))[0]
         else:
             saved = json.loads((Path(full.removeprefix("local-dir:")) / "config.json").read_text("utf-8"))
-            found = saved.get("pretrained_cfg", saved)
-        return _colors(name, found.get("mean"), found.get("std"))
+            settings = saved.get("pretrained_cfg", saved)
+        return _colors(name, settings.get("mean"), settings.get("std"))
 
 
 def _colors(name: str, mean: Any, std: Any) -> Colors:
@@ -370,13 +370,13 @@ def _transformers_colors(name: str) -> Colors:
     with needs_extra(EXTRA, "stem type transformers"):
         from transformers import BaseImageProcessor
     try:
-        found, _ = BaseImageProcessor.get_image_processor_dict(name)
+        settings, _ = BaseImageProcessor.get_image_processor_dict(name)
     except OSError as error:
         raise ConfigError(
             f"stem.name {name!r}: the model has no preprocessor_config.json with the mean and std of pixels; set "
             "modality.mean and std"
         ) from error
-    return _colors(name, found.get("image_mean"), found.get("image_std"))
+    return _colors(name, settings.get("image_mean"), settings.get("image_std"))
 
 
 class _TransformersMap(ImageEncoder):
@@ -446,18 +446,18 @@ def open_clip_colors(name: str, pretrained: bool) -> Colors:
     full, tag = open_clip_name(name, pretrained=pretrained)
     import open_clip
 
-    found: Any = {}
+    settings: Any = {}
     with loading(name, "configuration"):
         if full.startswith("local-dir:"):
             folder = Path(full.removeprefix("local-dir:"))
-            found = json.loads((folder / "open_clip_config.json").read_text("utf-8")).get("preprocess_cfg", {})
+            settings = json.loads((folder / "open_clip_config.json").read_text("utf-8")).get("preprocess_cfg", {})
         elif full.startswith("hf-hub:"):
-            found = open_clip.factory._get_hf_config(full.removeprefix("hf-hub:")).get("preprocess_cfg", {})
+            settings = open_clip.factory._get_hf_config(full.removeprefix("hf-hub:")).get("preprocess_cfg", {})
         elif tag is not None:
-            found = open_clip.get_pretrained_cfg(full, tag)
+            settings = open_clip.get_pretrained_cfg(full, tag)
     constants = open_clip.constants
     return _colors(
-        name, found.get("mean", constants.OPENAI_DATASET_MEAN), found.get("std", constants.OPENAI_DATASET_STD)
+        name, settings.get("mean", constants.OPENAI_DATASET_MEAN), settings.get("std", constants.OPENAI_DATASET_STD)
     )
 
 
