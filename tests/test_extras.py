@@ -82,6 +82,7 @@ USES = {
         "icu4py": "from hrt_modalities.text.boundaries import find; find('words', b'a b')",
         "tokenizers": "from hrt_modalities.text.subwords import train_subwords; "
         "train_subwords(['a'], 300, Path('subwords.json'))",
+        "torchmetrics": "from hrt_mm.metrics.texts import check_text_metrics; check_text_metrics()",
     },
     "pretrained": {
         "open-clip-torch": "from hrt_modalities.common.pretrained import open_clip_model; "
