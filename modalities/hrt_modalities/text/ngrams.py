@@ -22,8 +22,6 @@ from hrt_mm.core.tokens import Tokens
 _PRIME = (1 << 31) - 1
 """Hashes are below it, so that the product of two fits into 64 bits."""
 _BASE, _SPREAD = 1_664_525, 1_013_904_223
-_STD = 0.1
-"""Standard deviation of the vectors at the start."""
 _SPACE = ord(" ")
 _UPPER, _TO_LOWER = (ord("A"), ord("Z")), ord("a") - ord("A")
 
@@ -35,7 +33,7 @@ class NgramConfig(Component):
     """Lengths of the n-grams in tokens, ascending."""
     buckets: Annotated[int, Field(ge=2, le=1 << 28)] = 1 << 16
     """Number of vectors; n-grams with the same hash share one."""
-    scale: PositiveFloat = 6.0
+    scale: PositiveFloat = 3.0
     """Factor of the vectors, which learn faster by as much. It makes up for the mean over the bytes of a word."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that an n-gram is left out in training."""
@@ -66,10 +64,8 @@ class HashedNgrams(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Normally distributed vectors, but a row of zeros for those that are left out."""
-        nn.init.normal_(self.weight, std=_STD)
-        with torch.no_grad():
-            self.weight[0].zero_()
+        """Zeros, so that n-grams which training never met change nothing."""
+        nn.init.zeros_(self.weight)
 
     def forward(self, tokens: Tokens) -> Tensor:
         """(T, D) of ids (T,)."""
