@@ -19,7 +19,8 @@ from hrt_mm.analysis.explain import Explainer
 from hrt_mm.cli.main import main
 from hrt_mm.core.errors import BadSample
 from hrt_mm.data.sample import Sample
-from hrt_mm.inference import MultilabelPrediction, NumberPrediction
+from hrt_mm.inference import MultilabelPrediction, NumberPrediction, export_run
+from hrt_mm.inference.trained import load_task
 from hrt_mm.tasks import Multilabel, MultilabelConfig, Regression, RegressionConfig
 from hrt_mm.tasks.multilabel import over_views
 from hrt_mm.train.rehearsal import rehearse
@@ -278,6 +279,26 @@ def test_labels_that_cannot_be_learned_are_refused_at_the_start(pictures: Path, 
     path = config(pictures, tmp_path / "val", "{type: multilabel, thresholds: val}", CLASSES)
     with pytest.raises(ConfigError, match=r"chooses its thresholds on val, and train.eval_every is null"):
         train(load_config(path, ["train.eval_every=null"]))
+
+
+@pytest.mark.parametrize("kind", ["regression", "multilabel"])
+def test_exported_files_give_what_the_model_predicts(
+    kind: str, pictures: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    run = load_task(folder, inputs="own")
+    export_run(run, tmp_path / "model.pt2", "pt2")
+    paths = [str(pictures / row["path"]) for row in table(pictures) if row["split"] == "test"]
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path)))[None] for path in paths])
+    inputs = run.tokenizer.dense_batch(list(images))  # type: ignore[attr-defined]
+    output = torch.export.load(tmp_path / "model.pt2").module()(*inputs.values())
+    for row, prediction in zip(output, load_run(folder).predict(paths), strict=True):
+        if isinstance(prediction, NumberPrediction):
+            expected, got = list(prediction.values.values()), row
+        else:
+            assert isinstance(prediction, MultilabelPrediction)
+            expected, got = [prediction.probabilities[name] for name in run.classes or ()], row.sigmoid()
+        torch.testing.assert_close(got, torch.tensor(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_attribution_is_for_classifiers(regression: Path) -> None:
