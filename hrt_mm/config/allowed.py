@@ -61,19 +61,31 @@ class Allowed:
         if close:
             hint = f"; did you mean {close!r}?"
         else:
-            paths = self.paths_of(str(key))
+            paths = self.paths_of(str(key), path)
             hint = f"; did you mean {' or '.join(paths)}?" if paths else ""
         return f"unknown key{hint} (keys here: {', '.join(here)})"
 
-    def paths_of(self, key: str, limit: int = 3) -> list[str]:
-        """Paths at which a key, or one with a similar spelling, is allowed; the shallowest first."""
-        paths: dict[str, list[str]] = {}
+    def paths_of(self, key: str, given: Keys, limit: int = 3) -> list[str]:
+        """Paths at which a key, or one with a similar spelling, is allowed.
+
+        These are the path that was given, which another ``type`` has; or else those that need no other type; or else
+        all, the shallowest first.
+
+        Args:
+            key: the last part of a path.
+            given: the whole path.
+            limit: number of paths.
+        """
+        paths: dict[str, list[tuple[bool, bool, int, str]]] = {}
         for path, kind in self._walk(self.schema, ()):
-            paths.setdefault(str(path[-1]), []).append(f"{dotted(path)!r}{kind}")
+            order = (_like(path) != _like(given), bool(kind), len(path))
+            paths.setdefault(str(path[-1]), []).append((*order, f"{dotted(path)!r}{kind}"))
         name = key if key in paths else nearest(key, paths, cutoff=0.8)
         if name is None:
             return []
-        return sorted(paths[name], key=lambda dotted_path: dotted_path.count("."))[:limit]
+        ordered = sorted(paths[name], key=lambda entry: entry[:3])
+        best = [entry[-1] for entry in ordered if entry[:2] == ordered[0][:2]]
+        return list(dict.fromkeys(best))[:limit]
 
     def _walk(self, schema: Schema, path: Keys) -> Iterator[tuple[Keys, str]]:
         if len(path) > MAX_DEPTH:
@@ -135,6 +147,11 @@ class Allowed:
             return [schema["properties"][part]]
         extra = schema.get("additionalProperties")
         return [extra] if isinstance(extra, dict) else []
+
+
+def _like(path: Keys) -> Keys:
+    """A path with the numbers of items left out."""
+    return tuple("" if isinstance(part, int) else part for part in path)
 
 
 def _constants(schema: Schema) -> list[Any]:

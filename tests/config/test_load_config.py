@@ -79,7 +79,7 @@ CASES = {
     "key-like-nothing": (
         "lr: 1e-3",
         "zzz: 3",
-        "8: optim.zzz: unknown key (keys here: lr, weight_decay,",
+        "8: optim.zzz: unknown key (keys here: type, lr, weight_decay,",
     ),
     "section-misspelled": (
         "optim:",
