@@ -150,15 +150,15 @@ def _source(args: argparse.Namespace, trained: TrainedRun, task: Generation) -> 
         UserError: there is none, or it is of another modality than the run reads.
     """
     modality = trained.config.towers[task.source].modality.type
-    own = next((name for name, other in SOURCES.items() if other == modality), "file")
+    option = next((name for name, other in SOURCES.items() if other == modality), "file")
     for name, other in SOURCES.items():
         if getattr(args, name) is None:
             continue
         if other != modality:
-            raise UserError(f"--{name}: {args.folder} writes from {modality}; give --{own} FILE")
+            raise UserError(f"--{name}: {args.folder} writes from {modality}; give --{option} FILE")
         return Path(getattr(args, name))
     if args.file is None:
-        raise UserError(f"{args.folder} writes from {modality}; give --{own} FILE")
+        raise UserError(f"{args.folder} writes from {modality}; give --{option} FILE")
     return Path(args.file)
 
 

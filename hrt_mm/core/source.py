@@ -59,8 +59,8 @@ class Positions(nn.Module):
         """(T, C) coordinates in level-0 units to (T, D)."""
         weight = self.out.weight
         unit_C = torch.tensor(self.unit, device=coords_TC.device)
-        turns_TF = self.rotary.rotations(coords_TC, unit_C, weight)[:, 0]
-        mapped_TD: Tensor = self.out(torch.view_as_real(turns_TF).flatten(1).to(weight.dtype))
+        rotations_TF = self.rotary.rotations(coords_TC, unit_C, weight)[:, 0]
+        mapped_TD: Tensor = self.out(torch.view_as_real(rotations_TF).flatten(1).to(weight.dtype))
         return mapped_TD
 
 

@@ -56,17 +56,18 @@ def monitor_of(options: TrainConfig, task: Task) -> Monitor:
     Raises:
         ConfigError: it is not a metric of ``val``, or its name does not tell which way is better.
     """
-    own = Monitor(f"val/{task.monitor}", task.monitor_mode)
+    default = Monitor(f"val/{task.monitor}", task.monitor_mode)
     if options.monitor is None:
-        return Monitor(own.metric, options.monitor_mode or own.mode)
+        return Monitor(default.metric, options.monitor_mode or default.mode)
     if not options.monitor.startswith("val/"):
         raise ConfigError(
-            f"train.monitor {options.monitor}: give a metric of val with its split, such as val/loss or {own.metric}"
+            f"train.monitor {options.monitor}: give a metric of val with its split, such as val/loss or "
+            f"{default.metric}"
         )
     if options.monitor_mode is not None:
         return Monitor(options.monitor, options.monitor_mode)
-    if options.monitor == own.metric:
-        return own
+    if options.monitor == default.metric:
+        return default
     mode = mode_of(options.monitor)
     if mode is None:
         raise ConfigError(

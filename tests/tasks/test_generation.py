@@ -56,15 +56,15 @@ def build(
     return task_config, task.double().eval()
 
 
-def source(place: int) -> Tensor:
-    generator = torch.Generator().manual_seed(place)
-    return torch.randn(LENGTHS[place], 4, generator=generator).double()
+def source(index: int) -> Tensor:
+    generator = torch.Generator().manual_seed(index)
+    return torch.randn(LENGTHS[index], 4, generator=generator).double()
 
 
 def batch(
-    task_config: GenerationConfig, places: Sequence[int] = range(4), group: dict[str, Any] | None = None
+    task_config: GenerationConfig, indices: Sequence[int] = range(4), group: dict[str, Any] | None = None
 ) -> Batch:
-    samples = [Sample({"rows": source(place), "text": TEXTS[place]}, None, f"s{place}") for place in places]
+    samples = [Sample({"rows": source(index), "text": TEXTS[index]}, None, f"s{index}") for index in indices]
     return task_config.collator({}, tokenizers(group), None)(samples)
 
 
@@ -90,7 +90,7 @@ def test_steps_give_what_the_forward_pass_gives(options: dict[str, Any], group: 
         first = [min(2, len(ids) - 1) for ids in tokens.split()]
         prompts = tokenizers(group)["text"]
         assert isinstance(prompts, ByteTokenizer)
-        state = Continuation(task, prompts.prompts([TEXTS[place][: first[place] - 1] for place in range(4)]), reading)
+        state = Continuation(task, prompts.prompts([TEXTS[index][: first[index] - 1] for index in range(4)]), reading)
         alive, position = list(range(4)), list(first)
         for sample, logits in zip(alive, state.logits_BV, strict=True):
             torch.testing.assert_close(logits.double(), whole[sample][first[sample] - 1].double(), atol=2e-6, rtol=1e-5)
@@ -144,11 +144,11 @@ def test_a_batch_gives_what_its_samples_give_alone_in_any_order() -> None:
     task_config = config()
     with torch.no_grad():
         together = task(batch(task_config))
-        alone = [task(batch(task_config, [place])) for place in range(4)]
+        alone = [task(batch(task_config, [index])) for index in range(4)]
         other = task(batch(task_config, [2, 0, 3, 1]))
         written = task.write(batch(task_config))
         shuffled = task.write(batch(task_config, [2, 0, 3, 1]), beams=1)
-        single = [task.write(batch(task_config, [place]))[0] for place in range(4)]
+        single = [task.write(batch(task_config, [index]))[0] for index in range(4)]
     total = sum(float(output.stats["cross_entropy"][0]) for output in alone)
     assert float(together.stats["cross_entropy"][0]) == pytest.approx(total, rel=1e-6)
     assert float(other.stats["cross_entropy"][0]) == pytest.approx(total, rel=1e-6)

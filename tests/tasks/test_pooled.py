@@ -126,9 +126,9 @@ def test_metrics_of_several_labels_are_those_of_scikit_learn(pictures: Path, mul
     names = run.classes
     assert names == ("left", "right")
     true = np.array([[name in row["bright"].split(";") for name in names] for row in rows])
-    found = [prediction for prediction in predictions if isinstance(prediction, MultilabelPrediction)]
-    scores = np.array([[prediction.probabilities[name] for name in names] for prediction in found])
-    chosen = np.array([[name in prediction.labels for name in names] for prediction in found])
+    multilabel_predictions = [prediction for prediction in predictions if isinstance(prediction, MultilabelPrediction)]
+    scores = np.array([[prediction.probabilities[name] for name in names] for prediction in multilabel_predictions])
+    chosen = np.array([[name in prediction.labels for name in names] for prediction in multilabel_predictions])
     got = summary(multilabel)
     assert got["test/mAP"] == pytest.approx(metrics.average_precision_score(true, scores, average="macro"))
     assert got["test/micro_f1"] == pytest.approx(metrics.f1_score(true, chosen, average="micro"))
