@@ -55,8 +55,8 @@ class _Monitor:
 
 @dataclass(frozen=True)
 class _Patience:
-    best: float | None = None
-    stale: NonNegativeInt = 0
+    best: float | None
+    stale: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _StateSchema:
     evaluated: NonNegativeInt = 0
     metrics: dict[str, float | None] = field(default_factory=dict)
     failed_saves: NonNegativeInt = 0
-    patience: _Patience = _Patience()
+    patience: _Patience = _Patience(None, 0)
     meters: dict[str, tuple[float, float]] = field(default_factory=dict)
     bad: _Bad = _Bad(0, 0, {})
     log_lines: NonNegativeInt = 0

@@ -54,7 +54,8 @@ class TrainState:
         saved = state["position"]
         position = Position(saved["epoch"], saved["batch"], saved.get("stream"))
         # Checkpoints of earlier versions have no patience.
-        patience = Patience(**state.get("patience", {}))
+        early = state.get("patience")
+        patience = Patience() if early is None else Patience(early["best"], early["stale"])
         return cls(position=position, patience=patience, **{name: state[name] for name in names})
 
 

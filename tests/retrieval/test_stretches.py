@@ -99,7 +99,7 @@ def test_pieces_of_stretches_are_kept_to_be_played(
     local: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every piece that lasts long enough has its own file, cut where it lies, whatever stretch it is of."""
-    monkeypatch.setattr("hrt_mm.retrieval.encoder.MIN_MEDIA_SECONDS", 0.15)
+    monkeypatch.setattr("hrt_mm.retrieval.vector_encoder.MIN_MEDIA_SECONDS", 0.15)
     path = film(tmp_path / "a.mp4", 107)
     shades = {}
     for window in (1.0, 100.0):

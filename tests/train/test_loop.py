@@ -146,7 +146,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
 
 def test_a_time_limit_ends_the_run_with_its_schedule(tmp_path: Path) -> None:
     summary = trained(
-        tmp_path / "run", steps=100_000, time_limit=0.01, log_every=1, save_every=None, eval_every=1000,
+        tmp_path / "run", steps=100_000, time_limit=0.01, clock="cpu", log_every=1, save_every=None, eval_every=1000,
         optim={"schedule": {"type": "wsd"}},
     )  # fmt: skip
     assert 0.6 <= summary["seconds"] < 5

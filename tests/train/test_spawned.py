@@ -37,8 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label in ("a", "b"):
             for kind in ("sounds", "images", "videos"):
                 (root / kind / split / label).mkdir(parents=True)
+            (root / "documents" / split / label).mkdir(parents=True)
             for index in range(2):
                 name = f"{split}/{label}/{index}"
+                (root / f"documents/{name}.txt").write_text(f"A text of {label}.")
                 soundfile.write(root / f"sounds/{name}.wav", draw.normal(0, 0.1, 8000).astype(np.float32), 16_000)
                 Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)).save(root / f"images/{name}.png")
                 pixels = draw.integers(0, 255, (12, 48, 64, 3), np.uint8)
@@ -57,6 +59,7 @@ def configured(name: str, folder: Path, cache: Path) -> RunConfig:
         "audio/audio_folder": [f"data.root={folder}/sounds"],
         "vision/image_folder": [f"data.root={folder}/images"],
         "video/video_folder": [f"data.root={folder}/videos"],
+        "text/documents": [f"data.root={folder}/documents"],
         "text/matching": [f"data.file={folder}/pairs.tsv"],
         "text/tagging": [f"data.file={folder}/tags.jsonl"],
     }.get(name, [])

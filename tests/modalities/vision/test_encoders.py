@@ -285,8 +285,9 @@ def test_a_configuration_is_checked_without_weights(name: str, models: Models, t
     with torch.device("meta"), weights_replaced():
         stem: dict[str, Any] = {"freeze": True} if name in ("timm-cnn", "resnet") else {"lora": {}}
         embed = vision(tmp_path, library, size=32, stem=stem).embedding(8)
-        with pytest.raises(ConfigError, match="set patch to 8"):
-            vision(tmp_path, library, size=32, patch=16).embedding(8)
+        # A CNN of timm has maps of several reductions.
+        with pytest.raises(ConfigError, match=r"set patch to (2, 4, )?8"):
+            vision(tmp_path, library, size=32, patch=1).embedding(8)
     assert {parameter.device.type for parameter in embed.parameters()} == {"meta"}
 
 

@@ -311,7 +311,7 @@ def test_linear_stems_have_the_interface_as_well() -> None:
 def test_a_timm_stem_is_refused() -> None:
     from hrt_modalities.vision import VisionConfig
 
-    stem = {"type": "timm", "backbone": "resnet18"}
+    stem = {"type": "timm", "name": "resnet18", "pretrained": False}
     tokenizer = VisionConfig.model_validate({"type": "vision", "patch": 8, "stem": stem}).build(levels())
     encoder = nn.Module()
     encoder.hierarchy = hrt_mm.Hierarchy(levels(), axes=2)

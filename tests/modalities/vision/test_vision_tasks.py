@@ -17,7 +17,7 @@ from hrt_modalities.vision.memory import DigitsConfig
 STEMS: list[dict[str, Any]] = [
     {"type": "linear"},
     {"type": "conv", "depth": 2},
-    {"type": "timm", "backbone": "resnet18"},
+    {"type": "timm", "name": "resnet18", "pretrained": False},
 ]
 IDS = ["linear", "conv", "timm"]
 SIZES = [(16, 16), (9, 21), (1, 1), (1, 30), (16, 16)]
