@@ -200,21 +200,6 @@ class RunEncoder(VectorEncoder):
     def embed_stretches(
         self, tower: str, stretches: Iterable[Stretch], levels: Sequence[str] = (), *, media: bool = False
     ) -> tuple[Any, np.ndarray, list[Passages]]:
-        """Embeds a long sample and its pieces from overlapping stretches, which are encoded one by one.
-
-        Args:
-            tower: of the sample.
-            stretches: of the sample; at least one.
-            levels: of the pieces, a subset of :meth:`levels`.
-            media: create a media file for each piece.
-
-        Returns:
-            The raw value of the first stretch, the (D,) vector, and the pieces by level, coarse to fine.
-
-        Raises:
-            BadSample: a stretch is unusable.
-            UserError: there is no such tower.
-        """
         config, sample_level = self.config(tower), self.task.views[0].levels[tower]
         views = {level: view for level, view in self.levels(tower).items() if level in levels}
         passages: dict[str, list[Passages]] = {level: [] for level in views}
