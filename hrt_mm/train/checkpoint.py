@@ -78,6 +78,7 @@ class _StateSchema:
     log_lines: NonNegativeInt = 0
     counts: dict[str, Any] = field(default_factory=dict)
     world_size: NonNegativeInt = 1
+    token_batches: str = ""
     monitor: _Monitor = _Monitor("", "min")
     config: dict[str, Any] = field(default_factory=dict)
     classes: list[str] | None = None

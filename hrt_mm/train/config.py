@@ -175,6 +175,9 @@ class TrainConfig(Component):
     """Samples a batch, over all ranks together. Give this or ``batch_tokens``."""
     batch_tokens: PositiveInt | None = None
     """Level-0 tokens a batch at most, over all ranks together. Give this or ``batch_size``."""
+    bucket_window: PositiveInt | None = None
+    """With ``batch_tokens``, samples that are sorted by length among each other before they are cut into batches, such
+    as 4096: a batch then has samples of similar length. Batches are shuffled. Samples stay shuffled when null."""
     accumulate: PositiveInt = 1
     """Batches whose gradients make one step."""
     accumulate_tokens: PositiveInt | None = None
@@ -239,6 +242,8 @@ class TrainConfig(Component):
         if (self.batch_size is None) == (self.batch_tokens is None):
             given = "neither" if self.batch_size is None else "both"
             raise ValueError(f"give one of batch_size and batch_tokens; {given} is given")
+        if self.bucket_window is not None and self.batch_tokens is None:
+            raise ValueError("bucket_window has no effect without batch_tokens; drop it")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.component import with_current_keys
-from ..core.errors import ConfigError
 from ..data.capabilities import VocabularyFiles
 from ..data.tokenizer import SINGLE, Tokenizer
 from .build import Data, path_of
@@ -138,11 +137,11 @@ def check_same_data(checkpoint: Checkpoint, config: RunConfig, data: Data, ranks
     if config.task.labelled:
         check_same_classes(checkpoint, data.classes)
     check_same_vocabularies(checkpoint, data.tokenizers)
-    if state["world_size"] != ranks.world_size and config.train.batch_tokens is not None:
-        raise ConfigError(
-            f"{checkpoint.folder} was saved by {state['world_size']} ranks, and there are {ranks.world_size}: "
-            "with train.batch_tokens the batches depend on their number; start as many"
-        )
+    if config.train.batch_tokens is not None and state["world_size"] > 1 and "token_batches" not in state:
+        log.warning(
+            "%s was saved by an earlier version, whose batches by tokens depended on the number of ranks: some samples "
+            "of this epoch are read twice, and others not; later epochs are complete", checkpoint.folder,
+        )  # fmt: skip
     if state["counts"] != data.counts and ranks.is_main:
         saved, current = (
             ", ".join(f"{count:,} {split}" for split, count in counts.items())

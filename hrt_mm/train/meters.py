@@ -48,6 +48,10 @@ class Meters:
         for name, rows in output.rows.items():
             self._rows.setdefault(name, []).append(rows.detach().cpu())
 
+    def add_value(self, name: str, value: float) -> None:
+        """Adds a value that is on the host, once for all ranks."""
+        self._add(name, torch.tensor(value, dtype=torch.float64), torch.ones((), dtype=torch.float64))
+
     def _add(self, name: str, total: Tensor, count: Tensor) -> None:
         # They stay on the device: reading them in every step would wait for it.
         pair = torch.stack([total, count.to(total.device)])

@@ -196,9 +196,13 @@ class Run:
             batches: of this rank.
             metrics: values of this step to log as they are, such as the learning rate.
         """
-        samples, tokens = self.ranks.sum_counts(
-            sum(len(batch) for batch in batches), sum(batch.num_tokens for batch in batches)
-        )
+        by_rank = [0] * self.ranks.world_size
+        by_rank[self.ranks.rank] = sum(batch.num_tokens for batch in batches)
+        samples, *by_rank = self.ranks.sum_counts(sum(len(batch) for batch in batches), *by_rank)
+        tokens = sum(by_rank)
+        if self.ranks.is_main and self.ranks.world_size > 1:
+            # All ranks wait for the one with most tokens: 1 is a step of equal shares.
+            self.meters.add_value("token_spread", max(by_rank) * self.ranks.world_size / tokens)
         self.state.step += 1
         self.state.samples += samples
         self.state.tokens += tokens
@@ -287,6 +291,7 @@ class Run:
             "log_lines": log_lines,
             "counts": self.data.counts,
             "world_size": self.ranks.world_size,
+            "token_batches": "any world size",
             "classes": self.data.classes,
             "started_in": os.getcwd(),
             "vocabularies": vocabularies(self.data.tokenizers),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -57,11 +58,12 @@ class Sampler:
         batch_size: samples per batch, over all ranks; or
         batch_tokens: maximum tokens per batch, over all ranks.
         sizes: tokens of each sample, with ``batch_tokens``.
+        bucket_window: samples that are sorted by length among each other, with ``batch_tokens``; ``None`` for none.
         rank: of this process.
         world_size: number of processes.
 
     Raises:
-        ConfigError: the dataset cannot fill a batch, or a sample does not fit into one.
+        ConfigError: the dataset cannot fill a batch, or a sample does not fit into the share of one rank.
     """
 
     def __init__(
@@ -72,20 +74,23 @@ class Sampler:
         batch_size: int | None = None,
         batch_tokens: int | None = None,
         sizes: Sequence[int] | None = None,
+        bucket_window: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.length = length
         self.seed = seed
         self.batch_size = batch_size
-        self.budget = batch_tokens // world_size if batch_tokens is not None else None
+        self.budget = batch_tokens
         self.sizes = sizes
+        self.bucket_window = bucket_window
         self.rank = rank
         self.world_size = world_size
         if self.budget is not None:
             assert sizes is not None and len(sizes) == length
-            check_sizes(sizes, self.budget, world_size)
-            if sum(sizes) <= self.budget * world_size:
+            # A batch whose samples each fit into the share of one rank has a sample for every rank.
+            check_sizes(sizes, self.budget // world_size, world_size)
+            if sum(sizes) <= self.budget:
                 # Before the run folder is made: there may be no batch at all.
                 self.batches(0)
         elif batch_size is not None and not world_size <= batch_size <= length:
@@ -108,16 +113,21 @@ class Sampler:
         if self.batch_size is not None:
             return _FixedSizeBatches(order, self.batch_size, self.rank, self.world_size)
         assert self.sizes is not None and self.budget is not None
+        shuffled: Sequence[int] = order[:]
+        if self.bucket_window is not None:
+            shuffled = sorted_in_windows(shuffled, self.sizes, self.bucket_window)
         # The last batch is cut off by the end of the data, not by the budget.
-        shares = cut_by_tokens(order[:], self.sizes, self.budget)[:-1]
-        batch_count = len(shares) // self.world_size
-        if not batch_count:
+        batches = cut_by_tokens(shuffled, self.sizes, self.budget)[:-1]
+        if not batches:
             raise ConfigError(
-                f"train.batch_tokens {self.budget * self.world_size} is more than the {sum(self.sizes)} tokens of the "
-                "training split can fill; lower it"
+                f"train.batch_tokens {self.budget} is more than the {sum(self.sizes)} tokens of the training split can "
+                "fill; lower it"
             )
-        # Every rank takes as many steps: one with a batch more would wait for the others forever.
-        return shares[self.rank : batch_count * self.world_size : self.world_size]
+        if self.bucket_window is not None:
+            batches = [batches[number] for number in Shuffle(len(batches), mix(self.seed, "buckets", epoch))]
+        if self.world_size == 1:
+            return batches
+        return [shares(batch, self.sizes, self.world_size)[self.rank] for batch in batches]
 
     def plans(self, start: Position) -> Iterator[Plan]:
         """This rank's batches from a position on, without end."""
@@ -178,6 +188,35 @@ def cut_by_tokens(order: Sequence[int], sizes: Sequence[int], budget: int) -> li
         batches[-1].append(index)
         remaining -= sizes[index]
     return batches
+
+
+def sorted_in_windows(order: Sequence[int], sizes: Sequence[int], window: int) -> list[int]:
+    """``order`` with each window of consecutive samples sorted by size, alternately up and down."""
+    ordered: list[int] = []
+    for number, first in enumerate(range(0, len(order), window)):
+        # Neighbouring windows meet at their longest or at their shortest, so a batch across both is uniform too.
+        ordered += sorted(order[first : first + window], key=sizes.__getitem__, reverse=number % 2 == 1)
+    return ordered
+
+
+def shares(batch: Sequence[int], sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Splits a batch into shares of about equal size: the longest samples first, each to the smallest share (LPT).
+
+    A share is at most its part of the batch, plus one sample (Graham 1969, "Bounds on Multiprocessing Timing
+    Anomalies"). No share is empty if there are enough samples.
+
+    Args:
+        batch: indices of samples.
+        sizes: of all samples.
+        count: number of shares.
+    """
+    smallest = [(0, 0, share) for share in range(count)]
+    split: list[list[int]] = [[] for _ in range(count)]
+    for position in sorted(range(len(batch)), key=lambda position: -sizes[batch[position]]):
+        size, samples, share = smallest[0]
+        heapq.heapreplace(smallest, (size + sizes[batch[position]], samples + 1, share))
+        split[share].append(position)
+    return [[batch[position] for position in sorted(positions)] for positions in split]
 
 
 def evaluation_plans(

@@ -157,6 +157,7 @@ def train_sampler(
         batch_size=options.batch_size,
         batch_tokens=options.batch_tokens,
         sizes=sample_sizes(dataset, tokenizers) if options.batch_tokens is not None else None,
+        bucket_window=options.bucket_window,
         rank=rank,
         world_size=world_size,
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from hrt_mm.core.errors import BadSample, ConfigError
-from hrt_mm.train.sampler import Position, Sampler, evaluation_plans, sample_sizes
+from hrt_mm.train.sampler import Position, Sampler, evaluation_plans, sample_sizes, shares
 from tests.train.toy_training import ToyTokenizer, toy_config
 
 
@@ -42,19 +43,52 @@ def test_ranks_share_each_batch() -> None:
         assert len(first) == 4
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_token_batches_stay_within_the_budget_of_each_rank(world_size: int) -> None:
+@pytest.mark.parametrize("window", [None, 20])
+def test_token_batches_are_the_same_on_any_number_of_ranks(window: int | None) -> None:
     sizes = [1 + index % 7 for index in range(60)]
-    epochs = [
-        Sampler(60, seed=1, batch_tokens=24, sizes=sizes, rank=rank, world_size=world_size).batches(0)
-        for rank in range(world_size)
-    ]
-    assert len({len(batches) for batches in epochs}) == 1
-    seen = [index for batches in epochs for batch in batches for index in batch]
-    assert len(seen) == len(set(seen))
-    for batch in (batch for batches in epochs for batch in batches):
-        tokens = sum(sizes[index] for index in batch)
-        assert 24 // world_size - 7 < tokens <= 24 // world_size
+
+    def by_rank(world_size: int) -> list[Sequence[Sequence[int]]]:
+        return [
+            Sampler(
+                60, seed=1, batch_tokens=24, sizes=sizes, bucket_window=window, rank=rank, world_size=world_size
+            ).batches(1)
+            for rank in range(world_size)
+        ]
+
+    (whole,) = by_rank(1)
+    assert len(whole) > 6
+    for batch in whole:
+        assert 24 - 7 < sum(sizes[index] for index in batch) <= 24
+    assert len({index for batch in whole for index in batch}) == sum(map(len, whole))
+    for world_size in (2, 3):
+        for batch, *parts in zip(whole, *by_rank(world_size), strict=True):
+            assert sorted(index for part in parts for index in part) == sorted(batch) and all(parts)
+            tokens = [sum(sizes[index] for index in part) for part in parts]
+            assert max(tokens) <= sum(tokens) / world_size + max(sizes[index] for index in batch)
+
+
+def test_a_bucket_has_samples_of_similar_length() -> None:
+    sizes = [1 + (index * 37) % 100 for index in range(1000)]
+
+    def widest(window: int | None) -> float:
+        batches = Sampler(1000, seed=2, batch_tokens=500, sizes=sizes, bucket_window=window).batches(0)
+        assert {index for batch in batches for index in batch} <= set(range(1000))
+        means = [sum(sizes[index] for index in batch) / len(batch) for batch in batches]
+        # Batches of short samples and of long ones are mixed.
+        assert means != sorted(means) and means != sorted(means, reverse=True)
+        spreads = [max(sizes[index] for index in batch) - min(sizes[index] for index in batch) for batch in batches]
+        return sorted(spreads)[len(spreads) // 2]
+
+    assert widest(None) > 50 and widest(250) < 10
+
+
+def test_shares_are_balanced_and_keep_the_order_of_the_batch() -> None:
+    sizes = [9, 1, 8, 2, 7, 3, 6, 4, 5, 5]
+    assert all(part == sorted(part) for part in shares(range(10), sizes, 2))
+    assert [sum(sizes[index] for index in part) for part in shares(range(10), sizes, 2)] == [25, 25]
+    assert sorted(map(len, shares(range(3), [5, 5, 5], 3))) == [1, 1, 1]
+    # Samples without tokens are dealt too.
+    assert sorted(map(len, shares(range(4), [0, 0, 0, 0], 2))) == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +99,7 @@ def test_token_batches_stay_within_the_budget_of_each_rank(world_size: int) -> N
         ({"batch_tokens": 8, "sizes": [1] * 9 + [9]}, "sample 9 has 9 tokens, more than the 8 of a batch"),
         ({"batch_tokens": 16, "sizes": [1] * 9 + [9], "world_size": 2}, "set train.batch_tokens to 18 or more"),
         ({"batch_tokens": 100, "sizes": [3] * 10}, "100 is more than the 30 tokens of the training split can fill"),
-        ({"batch_tokens": 36, "sizes": [3] * 10, "world_size": 3}, "can fill; lower it"),
+        ({"batch_tokens": 36, "sizes": [3] * 10, "world_size": 3}, "36 is more than the 30 tokens"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(keywords: dict[str, object], message: str) -> None:
