@@ -53,7 +53,8 @@ class Task(nn.Module, ABC):
     monitor_mode: str = "min"
     leaves_unused: bool = True
     """Whether a batch may leave a parameter without a gradient, so that ranks must look for those after each forward
-    pass. A module within may say it of its own parameters."""
+    pass. A module within may say it of its own parameters. A module within may also have ``shardable = False``, where
+    its parameters cannot be replaced by shards (FSDP2)."""
     calibrated: tuple[str, ...] = ()
     """Names of the buffers that :meth:`calibrate` sets."""
     _shares: Mapping[str, Tensor] = MappingProxyType({})

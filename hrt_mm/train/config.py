@@ -211,6 +211,12 @@ class TrainConfig(Component):
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
     """Where to train: CUDA, Intel's GPUs (``xpu``), Apple's (``mps``, one process), or the CPU; ``auto`` takes the
     first of these that is there."""
+    parallel: Literal["auto", "ddp", "fsdp2", "hsdp"] = "auto"
+    """How several ranks share the model: each holds a replica (``ddp``), or a shard of the parameters, gradients and
+    optimizer state (``fsdp2``), or groups of ``shard_size`` ranks hold the shards of a replica (``hsdp``). ``auto`` is
+    ``ddp``. One process trains without either."""
+    shard_size: PositiveInt | None = None
+    """Ranks of such a group of ``hsdp``; those of one machine when null."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast where the device computes it in hardware (CUDA with bf16, CPUs with AMX), or one of the two."""
     compile: bool = False
@@ -250,6 +256,12 @@ class TrainConfig(Component):
     def _one_accumulation(self) -> TrainConfig:
         if self.accumulate_tokens is not None and self.accumulate > 1:
             raise ValueError("accumulate and accumulate_tokens both tell how many batches make a step; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _shards_of_a_size(self) -> TrainConfig:
+        if self.shard_size is not None and self.parallel != "hsdp":
+            raise ValueError(f"shard_size has no effect with parallel: {self.parallel}; set parallel: hsdp, or drop it")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..core.devices import visible_devices
 from ..core.errors import ConfigError
+from .sharding import is_sharded_module, synchronized
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,19 @@ class ProcessGroup:
         return self.rank == 0
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module under ``DistributedDataParallel``, which averages gradients over ranks.
+        """The module under ``DistributedDataParallel``, which averages gradients over ranks; a sharded one as it is.
 
         Unused parameters are searched for only where the module may leave some
         (:attr:`hrt_mm.tasks.base.Task.leaves_unused`).
         """
-        if self.world_size == 1:
+        if self.world_size == 1 or is_sharded_module(module):
             return module
         return DistributedDataParallel(module, find_unused_parameters=getattr(module, "leaves_unused", True))
 
     def no_sync(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Accumulates gradients without synchronizing them, except for the last batch of a step."""
+        if is_sharded_module(module):
+            return synchronized(module, last=last)
         if isinstance(module, DistributedDataParallel) and not last:
             # Gradients add up locally, and are sent once a step.
             context: AbstractContextManager[None] = module.no_sync()

@@ -21,6 +21,7 @@ from .precision import Autocast
 from .sampler import Plan, evaluation_plans, sample_sizes
 from .samples import BadSamples, BatchMaker, Loaded
 from .seeding import forked, mix, seed_all
+from .sharding import unsharded
 from .shuffle import Shuffle
 from .weights import load_weights
 
@@ -118,6 +119,8 @@ def evaluate(
 ) -> dict[str, float] | None:
     """The metrics of a split, by names like ``val/accuracy``. Leaves the global random generators untouched.
 
+    Ranks take different numbers of batches, so each holds all weights of a sharded task while it is evaluated.
+
     Args:
         task: on the device of the loader's rank.
         loader: the split.
@@ -133,7 +136,7 @@ def evaluate(
     task.eval()
     try:
         # Training draws the same random numbers whether it is evaluated in between or not.
-        with forked():
+        with unsharded(task), forked():
             for number, batch in loader.numbered():
                 if interrupted := stopped():
                     break

@@ -28,6 +28,7 @@ from .pretrain import stages
 from .run import Run, open_run
 from .schedule import learning_rate, schedule_warnings
 from .seeding import mix, seed_all
+from .sharding import unsharded
 from .signals import StopSignals
 from .splits import start_warnings
 from .summary import parameter_count
@@ -133,7 +134,7 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
 def announce(run: Run) -> None:
     """Reports at the start of training what is trained, on what, and what looks wrong."""
     config, options, ranks, reporter = run.config, run.options, run.ranks, run.reporter
-    rank_count = f", {ranks.world_size} ranks" if ranks.world_size > 1 else ""
+    rank_count = f", {ranks.world_size} ranks ({run.parallel})" if ranks.world_size > 1 else ""
     size = f"{parameter_count(run.task):,} parameters"
     reporter.say(f"{run.folder}: {size}, {ranks.device.type} in {run.precision}{rank_count}, {run.data.sizes} samples")
     for line in run.initialized_from:
@@ -284,11 +285,12 @@ def _seed(run: Run, index: int) -> None:
 def _nonfinite(run: Run, batches: list[Batch], losses: Tensor, loss: float) -> NonFiniteError:
     """The error to raise, after repeating the forward passes to find the first module with non-finite outputs."""
     sources = []
-    for index, (batch, finite) in enumerate(zip(batches, losses.isfinite().all(1).tolist(), strict=True)):
-        if not finite:
-            _seed(run, index)
-            with run.cast():
-                sources.append((run.task.nonfinite_source(batch), batch.names))
+    with unsharded(run.task):
+        for index, (batch, finite) in enumerate(zip(batches, losses.isfinite().all(1).tolist(), strict=True)):
+            if not finite:
+                _seed(run, index)
+                with run.cast():
+                    sources.append((run.task.nonfinite_source(batch), batch.names))
     return nonfinite_error(
         run.task,
         sources,

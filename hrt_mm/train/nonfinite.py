@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.errors import UserError
 from ..tasks.base import Task
+from .weights import gathered
 
 
 class NonFiniteError(UserError):
@@ -52,7 +53,8 @@ def gradient_source(task: Task, level_names: Sequence[str]) -> str:
     """The last parameter, and its level, with a non-finite gradient: the first one that the backward pass reached."""
     levels = task.parameter_levels()
     for name, parameter in reversed(list(task.named_parameters())):
-        if parameter.grad is not None and not parameter.grad.isfinite().all():
+        # Shards are gathered: all ranks look, and find the same one.
+        if parameter.grad is not None and not gathered(parameter.grad).isfinite().all():
             level = levels[name]
             return f"level {level_names[level]!r} ({name})" if level is not None else name
     return "no parameter alone: their joint length overflows"

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError
 from ..core.extras import needs_extra
 from ..tasks.base import Task
 from .config import OptimConfig
-from .weights import refuse
+from .weights import assign, is_sharded, local, refuse
 
 
 def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.Optimizer:
@@ -134,7 +134,7 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
     levels, scales = task.parameter_levels(), task.lr_scales()
     undecayed, factors = no_decay_names(task), lr_factors(task)
     decays_of = {} if config.layer_decay is None else layer_decays(task, config.layer_decay)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in task.named_parameters():
         assert name in levels, f"{type(task).__name__}.parameter_levels() does not name {name}"
         if not parameter.requires_grad:
@@ -143,10 +143,11 @@ def param_groups(task: Task, config: OptimConfig) -> list[dict[str, Any]]:
         scale = (1.0 if level is None else float(scales[level])) * factors.get(name, 1.0) * decays_of.get(name, 1.0)
         # Decay pulls weights to 0, which is no neutral value for the gain of a norm or the bias of a gate.
         decays = parameter.ndim > 1 and name not in undecayed
-        groups.setdefault((scale, decays), []).append(parameter)
+        # An optimizer's kernel over several parameters does not take both kinds.
+        groups.setdefault((scale, decays, is_sharded(parameter)), []).append(parameter)
     return [
         {"params": params, "lr_scale": scale, "weight_decay": config.weight_decay if decays else 0.0}
-        for (scale, decays), params in groups.items()
+        for (scale, decays, _), params in groups.items()
     ]
 
 
@@ -220,7 +221,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
     """Multiplies all gradients by a scalar tensor, without reading it on the host."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
 
@@ -228,7 +229,20 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
 def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
     """Clips the norm of all gradients together to ``max_norm``, if any. Returns the norm before clipping."""
     # With an infinite limit nothing is clipped, and the norm is still there to be logged.
-    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    limit = math.inf if max_norm is None else max_norm
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not any(map(is_sharded, gradients)):
+        return nn.utils.clip_grad_norm_(parameters, limit)
+    norms = []
+    for sharded in (True, False):
+        # The norm of shards is one of all ranks, once it is read.
+        if alike := [gradient for gradient in gradients if is_sharded(gradient) is sharded]:
+            norm = nn.utils.get_total_norm(alike)
+            norms.append(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    # As clip_grads_with_norm_(), without mixing shards and scalars.
+    torch._foreach_mul_([*map(local, gradients)], (limit / (total + 1e-6)).clamp(max=1.0))
+    return total
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, task: Task) -> dict[str, Tensor]:
@@ -269,8 +283,10 @@ def _restored(value: Tensor, parameter: nn.Parameter) -> Tensor | int:
     """A value of the state of a parameter."""
     if not value.ndim:
         return value.to(parameter.device) if value.is_floating_point() else int(value)
-    # Moments are laid out in memory as their parameter is.
-    return torch.empty_like(parameter).copy_(value)
+    # Moments are laid out in memory, and sharded, as their parameter is.
+    moment = torch.empty_like(parameter)
+    assign(moment, value)
+    return moment
 
 
 def _trainable(task: Task) -> Iterator[tuple[str, nn.Parameter]]:

@@ -26,7 +26,7 @@ from .config import PretrainConfig
 from .folder import PRETRAIN, check_unused, run_dir
 from .identity import check_same_classes, check_same_vocabularies
 from .store import CheckpointStore, open_store
-from .weights import mismatches, named_weights, refuse
+from .weights import assign, mismatches, named_weights, refuse
 
 if TYPE_CHECKING:
     from .build import Data
@@ -177,7 +177,7 @@ def _load(
             log.warning("train.init_from %s: %d %s: %s", source, len(names), problem, some(sorted(names)))
     with torch.no_grad():
         for name, value in common.items():
-            value.copy_(saved[name])
+            assign(value, saved[name])
     average = ", its moving average" if "ema" in checkpoint else ""
     return f"{len(common)} of {len(weights)} {what} weights from step {checkpoint.step} of {source}{average}"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.errors import ConfigError, Stopped, UserError
+from ..tasks.base import Task
 from ..tasks.batch import Batch
 from .build import build_data, build_task, splits_of
 from .checkpoint import Checkpoint
@@ -31,12 +32,13 @@ from .regions import compile_regions
 from .reporting import Reporter, metrics_line
 from .samples import BadCounts, BadSamples, together
 from .seeding import forked, mix, seed_all
+from .sharding import choose_sharding, is_sharded_module, scatter
 from .signals import StopSignals
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
 from .streamed import train_sampler
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
-from .weights import EMA, named_weights
+from .weights import EMA, gathered, named_weights
 
 if TYPE_CHECKING:
     from .run_config import RunConfig
@@ -79,14 +81,22 @@ class Run:
 
         # The model and its optimizer.
         self.data = build_data(config, splits_of(options))
+        self.cast = autocast(options.precision, ranks.device)
+        dtype = choose_dtype(options.precision, ranks.device)
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        sharding = choose_sharding(options, config.optim.type, dtype, ranks.device, ranks.world_size)
+        self.parallel = "single" if ranks.world_size == 1 else "ddp" if sharding is None else options.parallel
         seed_all(mix(options.seed, "weights"))
-        self.task = build_task(config, self.data.tokenizers, self.data.classes).to(ranks.device)
+        # Of a sharded task, the first rank has the initial weights in host memory, in a task of its own.
+        initial = self._build_task() if sharding is None or ranks.is_main else None
+        if sharding is not None:
+            self.task = sharding.build(self._build_task, ranks.device)
+        elif initial is not None:
+            self.task = initial.to(ranks.device)
         if self.task.calibrated and not options.eval_every:
             raise ConfigError(
                 f"task {config.task.type} chooses its thresholds on val, and train.eval_every is null; set it"
             )
-        self.cast = autocast(options.precision, ranks.device)
-        self.precision = "bf16" if choose_dtype(options.precision, ranks.device) == torch.bfloat16 else "fp32"
         self.optimizer = build_optimizer(self.task, config.optim)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         sampler = train_sampler(
@@ -106,12 +116,15 @@ class Run:
         self.unsaved = False
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
         self.initialized_from: list[str] = []
-        if checkpoint is None:
+        if checkpoint is None and initial is not None:
             # Reading labels may augment samples, which draws random numbers.
             with forked():
-                self.task.fit_labels(self.data.splits["train"])
-        if checkpoint is None and init_from is not None:
-            self.initialized_from = initialize(self.task, init_from, self.data)
+                initial.fit_labels(self.data.splits["train"])
+            if init_from is not None:
+                self.initialized_from = initialize(initial, init_from, self.data)
+        if sharding is not None:
+            scatter(initial, self.task, ranks.device)
+        del initial
         self.ema = EMA(self.task, options.ema) if options.ema is not None else None
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -148,6 +161,9 @@ class Run:
         self.val = self._loader("val", options.eval_batches) if options.eval_every else None
         self.step_metrics: dict[str, float] = {}
         self.clock = Clock(options.clock, options.time_limit, self.state.seconds)
+
+    def _build_task(self) -> Task:
+        return build_task(self.config, self.data.tokenizers, self.data.classes)
 
     def _loader(self, split: str, limit: int | None = None) -> EvaluationLoader:
         return EvaluationLoader(split, self.data.maker(self.config, split), self.options, self.ranks, limit)
@@ -243,7 +259,7 @@ class Run:
         averaged = self.ema.swapped_into(self.task) if self.ema is not None else nullcontext()
         with self.clock.paused(), averaged:
             metrics = evaluate(self.task, self.val, self.cast, stopped=lambda: bool(self.stop), calibrate=True)
-            calibrated = {name: named_weights(self.task)[name].clone() for name in self.task.calibrated}
+            calibrated = {name: self.task.get_buffer(name).clone() for name in self.task.calibrated}
         # The average and the weights alike: either may be evaluated later.
         for weights in (named_weights(self.task), *([self.ema.weights] if self.ema is not None else [])):
             for name, chosen in calibrated.items():
@@ -269,16 +285,22 @@ class Run:
             UserError: the checkpoint cannot be written and the run is ending.
         """
         sums = added(self.ranks.gather(self.meters.sums()))
+        parts = pack(self.task, self.optimizer, self.ema)
         if self.ranks.world_size > 1:
             # The first rank goes on with the sums of all, as a resumed run does, so that both log the same.
             self.meters.restore(sums if self.ranks.is_main else {})
         bad = together(self.ranks.gather(self.bad.counts()))
+        if is_sharded_module(self.task):
+            # All ranks contribute, and the first one writes.
+            parts = {
+                part: {name: gathered(value) for name, value in tensors.items()} for part, tensors in parts.items()
+            }
         if self.reporter.metrics_log is not None:
             try:
                 with self.clock.paused():
                     self.reporter.metrics_log.sync()
                     state = self._checkpoint_state(sums, bad, self.reporter.metrics_log.lines)
-                    self.store.save(state, pack(self.task, self.optimizer, self.ema))
+                    self.store.save(state, parts)
             except OSError as error:
                 self._handle_failed_save(error, ending=ending)
         self.unsaved = False
@@ -363,6 +385,7 @@ class Run:
             "peak_memory_bytes": memory,
             **machine(self.ranks.device),
             "ranks": self.ranks.world_size,
+            "parallel": self.parallel,
             "seed": self.options.seed,
         }
         path = self.folder / "summary.json"

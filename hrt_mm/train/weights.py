@@ -25,8 +25,46 @@ def named_weights(module: nn.Module) -> dict[str, Tensor]:
 
 def gathered(value: Tensor) -> Tensor:
     """A tensor as it is stored: contiguous, on the host, and whole if FSDP shards it, to which all ranks contribute."""
-    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    whole: Tensor = value.full_tensor() if is_sharded(value) else value  # type: ignore[attr-defined]
     return whole.contiguous().cpu()
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether a tensor is a ``DTensor``, of which this rank holds a shard."""
+    # Importing the class takes most of a second.
+    return hasattr(value, "full_tensor")
+
+
+def local(value: Tensor) -> Tensor:
+    """This rank's shard of a tensor, which shares its memory; a tensor that is not sharded is returned as it is."""
+    if not is_sharded(value):
+        return value
+    with torch.no_grad():
+        shard: Tensor = value.to_local()  # type: ignore[attr-defined]
+    return shard
+
+
+def local_rows(value: Tensor) -> tuple[int, int]:
+    """First row of this rank's shard of a sharded tensor, and the number of rows."""
+    mesh, placements = value.device_mesh, value.placements  # type: ignore[attr-defined]
+    (dimension,) = [index for index, placement in enumerate(placements) if placement.is_shard()]
+    assert placements[dimension].dim == 0
+    chunk = -(-value.shape[0] // mesh.size(dimension))
+    first = min(value.shape[0], chunk * mesh.get_local_rank(dimension))
+    return first, len(local(value))
+
+
+def assign(value: Tensor, whole: Tensor) -> None:
+    """Copies a tensor into one of its shape, or into this rank's shard of it.
+
+    Args:
+        value: to change in place.
+        whole: the new values, all of them or sharded alike.
+    """
+    if is_sharded(value) and not is_sharded(whole):
+        first, count = local_rows(value)
+        whole = whole.narrow(0, first, count)
+    local(value).copy_(local(whole))
 
 
 def mismatches(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
@@ -65,7 +103,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     refuse(mismatches(current, weights), source)
     with torch.no_grad():
         for name, value in current.items():
-            value.copy_(weights[name])
+            assign(value, weights[name])
 
 
 class EMA:
@@ -89,7 +127,9 @@ class EMA:
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
         current = named_weights(module)
         averaged = [name for name, value in current.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.weights[name] for name in averaged], [current[name] for name in averaged], rate)
+        torch._foreach_lerp_(
+            [local(self.weights[name]) for name in averaged], [local(current[name]) for name in averaged], rate
+        )
         for name in current.keys() - averaged:
             self.weights[name].copy_(current[name])
 
@@ -100,7 +140,8 @@ class EMA:
             UserError: it is of another model; names ``source``.
         """
         refuse(mismatches(self.weights, weights), source)
-        self.weights = {name: weights[name].to(value.device) for name, value in self.weights.items()}
+        for name, value in self.weights.items():
+            assign(value, weights[name])
 
     @contextmanager
     def swapped_into(self, module: nn.Module) -> Iterator[None]:

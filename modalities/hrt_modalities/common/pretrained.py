@@ -163,6 +163,8 @@ class StemEncoder(PerStep):
         self.leaves_unused = not config.is_frozen
         """Whether a pass may leave parameters without gradients, such as those of a pooler."""
         self.cache = None if config.cache is None else FeatureCache(config.cache, encoder)
+        self.shardable = self.cache is None and not self._stages
+        """Whether its parameters may be replaced by shards: they are referred to for later, or features are stored."""
         self.train()
 
     def train(self, mode: bool = True) -> StemEncoder:
