@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process if absent.
 
     Returns:
-        The exit code: 0, 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code: 0, 2 after a user error, 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
     """
     printable_output()
     args = parse(argv)

@@ -59,7 +59,7 @@ class Stopped(SystemExit):
     """A signal stopped the program after it saved its state. Uncaught, it exits as the signal would have.
 
     Args:
-        number: signal number. The exit code is 128 more: 130 after SIGINT, 143 after SIGTERM.
+        number: signal number. The exit code is 128 more: 130 after SIGINT, 143 after SIGTERM, 138 after SIGUSR1.
     """
 
     def __init__(self, number: int) -> None:

@@ -278,7 +278,8 @@ def write_split(
         UserError: the file exists already.
     """
     run = load_for_evaluation(run_dir, overrides, which=which)
-    with ProcessGroup.from_env(run.config.train.device) as ranks:
+    options = run.config.train
+    with ProcessGroup.from_env(options.device, options.collective_timeout) as ranks:
         return split_job(run.to(ranks.device), split, ranks, top=None).write(out)
 
 

@@ -461,7 +461,10 @@ def evaluate_run(
     """
     run = load_for_evaluation(run_dir, overrides, which=which, config=config)
     options = run.config.train
-    with ProcessGroup.from_env(options.device) as ranks, numerics(ranks.device, options.num_threads):
+    with (
+        ProcessGroup.from_env(options.device, options.collective_timeout) as ranks,
+        numerics(ranks.device, options.num_threads),
+    ):
         task = run.task.to(ranks.device)
         metrics = evaluate(task, run.loader(split, ranks), autocast(options.precision, ranks.device))
     assert metrics is not None

@@ -219,6 +219,9 @@ class TrainConfig(Component):
     """Ranks of such a group of ``hsdp``; those of one machine when null."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast where the device computes it in hardware (CUDA with bf16, CPUs with AMX), or one of the two."""
+    collective_timeout: Minutes = 30.0
+    """Time that ranks wait for each other, at the start and in every collective, until the run ends with an error:
+    minutes, or with a unit ``90s``, ``10m``, ``1.5h``."""
     compile: bool = False
     """Compile the transformer blocks with ``torch.compile``: minutes at the start, faster steps after it."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

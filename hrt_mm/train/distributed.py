@@ -1,24 +1,30 @@
-"""The process group of a run: a single process, or those that torchrun started."""
+"""The process group of a run: a single process, or those that a launcher started."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.devices import visible_devices
 from ..core.errors import ConfigError
+from .cluster import ClusterEnvironment, cluster_environment, tasks_without_srun
+from .peers import Peers, RankInfo, code_version, connect, is_collective_error, meet, served
 from .sharding import is_sharded_module, synchronized
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,45 +35,80 @@ class ProcessGroup:
         device: the device of this process.
         rank: of this process.
         world_size: number of processes.
+        peers: the other ranks, if any.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    peers: Peers | None = None
 
     @classmethod
     @contextmanager
-    def from_env(cls, device: str) -> Iterator[ProcessGroup]:
-        """Initializes the process group from torchrun's environment variables, and destroys it on exit.
+    def from_env(cls, device: str, timeout: float = 30.0) -> Iterator[ProcessGroup]:
+        """Initializes the process group from the launcher's environment variables, and destroys it on exit.
+
+        Launchers are torchrun, ``srun``, ``mpirun`` and whatever sets ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and
+        ``MASTER_PORT`` (:mod:`hrt_mm.train.cluster`).
 
         Args:
             device: as ``train.device`` has it; with CUDA and XPU, each process uses the device of its local rank.
+            timeout: minutes that ranks wait for each other, at the start and in a collective.
 
         Raises:
-            ConfigError: there is no such device, or several processes share one of MPS.
+            ConfigError: there is no such device, several processes share one of MPS, or the environment is
+                inconsistent.
+            RankError: ranks are missing or do not fit together, or another rank failed, hangs or was killed.
         """
-        chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        place = cluster_environment(os.environ)
+        chosen = choose_device(device, _device_index(place))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         elif chosen.type == "xpu":
             torch.xpu.set_device(chosen)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if place.world_size == 1:
+            if (tasks := tasks_without_srun(os.environ)) > 1:
+                log.warning("this SLURM job has %d tasks, and one process runs; start it with srun to use all", tasks)
             yield cls(chosen)
             return
-        # Counts are reduced on the host and gradients on the device, so GPUs need both backends.
         if chosen.type == "mps":
             raise ConfigError(
                 "train.device mps trains in one process; run it without torchrun, or set train.device=cpu"
             )
+        # Counts are reduced on the host and gradients on the device, so GPUs need both backends.
         backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(chosen.type, "gloo")
-        store, rank, world_size = next(rendezvous("env://"))
-        # torchrun's store outlives a restart: without a prefix, processes would read the addresses of those that died.
-        store = PrefixStore(f"restart-{restarts()}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        store = served(place, timeout) if place.serves else connect(place, timeout, serve=False)
+        gpu = str(torch.get_device_module(chosen).get_device_properties(chosen).uuid) if chosen.type != "cpu" else ""
+        mine = RankInfo(place.rank, place.world_size, socket.gethostname(), os.getpid(), code_version(), gpu)
+        prefix, members = meet(store, mine, timeout)
+        answers = PrefixStore(prefix, connect(place, timeout, serve=False))
+        peers = Peers(answers, members, place, timeout)
         try:
-            yield cls(chosen, dist.get_rank(), dist.get_world_size())
+            dist.init_process_group(
+                backend,
+                store=PrefixStore(prefix, store),
+                rank=place.rank,
+                world_size=place.world_size,
+                timeout=timedelta(minutes=timeout),
+            )
+            group = cls(chosen, place.rank, place.world_size, peers)
+            yield group
+            # Nobody leaves while others may still ask why.
+            group.barrier()
+        except BaseException as error:
+            if is_collective_error(error):
+                raise peers.explain(error) from error
+            peers.report(error)
+            raise
         finally:
-            dist.destroy_process_group()
+            peers.close()
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    def at_step(self, step: int) -> None:
+        """Notes which step is being taken, for messages."""
+        if self.peers is not None:
+            self.peers.step = step
 
     @property
     def is_main(self) -> bool:
@@ -136,9 +177,11 @@ class ProcessGroup:
         self.all(True)
 
 
-def restarts() -> int:
-    """How often torchrun has started the processes of this run again (``--max-restarts``)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def _device_index(place: ClusterEnvironment) -> int:
+    """Which of the visible devices is the process's."""
+    # `srun --gpus-per-task=1` shows each task its own GPU alone.
+    alone = place.launcher in ("slurm", "mpi") and all(count == 1 for count in visible_devices().values())
+    return 0 if alone else place.local_rank
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.component import with_current_keys
+from ..core.errors import ConfigError
 from ..data.capabilities import VocabularyFiles
 from ..data.tokenizer import SINGLE, Tokenizer
 from .build import Data, path_of
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 MAX_LISTED = 8
 """Classes that a message lists."""
+NAMES_COMPARED = 64
+"""Samples of a split whose names ranks compare."""
 SPLITS_MAY_DIFFER = (
     "samples may have moved from one split to another where the data does not fix its splits, so scores may be too good"
 )
@@ -34,6 +37,7 @@ MAY_CHANGE = {
     "data.shards",
     "train.callbacks",
     "train.clock",
+    "train.collective_timeout",
     "train.compile",
     "train.device",
     "train.eval_batches",
@@ -121,6 +125,55 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     children = [child for key, inner in pairs for child in _flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
     yield from children or [(prefix, value)]
+
+
+MAY_DIFFER_BETWEEN_RANKS = ("data.root", "data.shard_cache", "run.dir", "train.num_threads", "train.workers")
+"""Keys that may differ from one machine of a run to another."""
+
+
+def check_same_config(config: RunConfig, ranks: ProcessGroup) -> None:
+    """Checks that all ranks were started with the same configuration.
+
+    Raises:
+        ConfigError: names the keys that differ, and both values.
+    """
+    mine = {
+        key: value
+        for key, value in _flatten(config.model_dump(mode="json"))
+        if not f"{key}.".startswith(tuple(f"{name}." for name in MAY_DIFFER_BETWEEN_RANKS))
+    }
+    _refuse_differences(ranks, mine, "configurations", "start all ranks with the same one")
+
+
+def check_same_samples(data: Data, ranks: ProcessGroup) -> None:
+    """Checks that all ranks read the same data: numbers of samples, some of their names, classes and vocabularies.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    if ranks.world_size == 1:
+        return
+    mine: dict[str, Any] = {f"number of {split} samples": count for split, count in data.counts.items()}
+    mine |= {f"file of {name}": digest for name, digest in vocabularies(data.tokenizers).items()}
+    mine["classes"] = list(data.classes or ())
+    for split, count in data.counts.items():
+        dataset = data.splits[split]
+        # The folder may be another on each machine.
+        names = [dataset.name(index).rpartition("/")[2] for index in range(0, count, max(1, count // NAMES_COMPARED))]
+        mine[f"names of {split} samples"] = hashlib.sha256("\n".join(names).encode("utf-8", "replace")).hexdigest()[:16]
+    _refuse_differences(ranks, mine, "data", "give all machines the same files")
+
+
+def _refuse_differences(ranks: ProcessGroup, mine: Mapping[str, Any], what: str, fix: str) -> None:
+    first, *others = ranks.gather(mine)
+    for rank, other in enumerate(others, start=1):
+        lines = [
+            f"  {key}: rank 0 has {_value(first, key)}, rank {rank} has {_value(other, key)}"
+            for key in sorted(first.keys() | other.keys())
+            if first.get(key) != other.get(key)
+        ]
+        if lines:
+            raise ConfigError(f"ranks have different {what}; {fix}:\n" + "\n".join(lines[:MAX_LISTED]))
 
 
 def check_same_data(checkpoint: Checkpoint, config: RunConfig, data: Data, ranks: ProcessGroup) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,20 +13,24 @@ import torch
 from torch import Tensor
 
 from ..core.devices import wide
+from ..core.errors import Stopped
 from ..core.per_step import training_step
 from ..data.progress import span
 from ..data.stream import StreamError
 from ..tasks.batch import Batch
 from .build import carried_groups
 from .callbacks import Callback, registered
+from .cluster import started_again
 from .data import worker_deaths_named
-from .distributed import ProcessGroup, restarts
+from .distributed import ProcessGroup
 from .folder import run_dir
+from .identity import check_same_config
 from .meters import weight_of
 from .nonfinite import NonFiniteError, nonfinite_error
 from .optim import clip_gradients, scale_gradients, set_learning_rate
 from .precision import emulates_bf16, numerics
 from .pretrain import stages
+from .requeue import requeue, requeue_wanted
 from .run import Run, open_run
 from .schedule import learning_rate, schedule_warnings
 from .seeding import mix, seed_all
@@ -41,13 +47,14 @@ def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callba
     """Trains and evaluates a model.
 
     The random numbers of each batch depend on the seed and the step alone, so a resumed run is bit-identical to an
-    uninterrupted one on the CPU. SIGTERM and SIGINT stop the run after the current step, with a checkpoint and
-    without ``summary.json``. With ``train.pretrain``, the encoder is first trained without labels in a run of its own.
+    uninterrupted one on the CPU. SIGTERM, SIGINT and SIGUSR1 stop the run after the current step, with a checkpoint
+    and without ``summary.json``; in a SLURM job, SIGUSR1 also queues the job again. With ``train.pretrain``, the
+    encoder is first trained without labels in a run of its own.
 
     Args:
         config: of the run.
         resume: continue from the newest checkpoint in the run folder, or start if there is none. Processes that
-            torchrun starts again do so anyway.
+            torchrun or SLURM starts again do so anyway.
         callbacks: called at set points of training, after those of ``train.callbacks``; also in a run of pre-training.
 
     Returns:
@@ -56,16 +63,18 @@ def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callba
     Raises:
         UserError: the configuration, the data or a checkpoint cannot be used, too many samples are unusable, the loss
             is not finite, or the last checkpoint cannot be written.
-        Stopped: SIGTERM or SIGINT. If uncaught, the process exits with 143 or 130.
+        Stopped: SIGTERM, SIGINT or SIGUSR1. If uncaught, the process exits with 143, 130 or 138.
     """
     options = config.train
-    resume = resume or restarts() > 0
+    resume = resume or started_again(os.environ)
     with (
-        ProcessGroup.from_env(options.device) as ranks,
+        ProcessGroup.from_env(options.device, options.collective_timeout) as ranks,
         numerics(ranks.device, options.num_threads),
-        StopSignals() as stop,
+        StopSignals(launched="TORCHELASTIC_RUN_ID" in os.environ) as stop,
         worker_deaths_named(),
+        _requeuing(ranks),
     ):
+        check_same_config(config, ranks)
         everyone = [*registered(options.callbacks), *callbacks]
         remaining = stages(config, resume=resume)
         # All ranks must have looked at the folder before the first one writes to it.
@@ -80,6 +89,17 @@ def train(config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callba
                 for callback in everyone:
                     callback.on_end(run, metrics)
     return run_dir(config)
+
+
+@contextmanager
+def _requeuing(ranks: ProcessGroup) -> Iterator[None]:
+    """Queues a SLURM job again if SIGUSR1 ends it."""
+    try:
+        yield
+    except Stopped as stop:
+        if ranks.is_main and requeue_wanted(stop, os.environ):
+            requeue(os.environ)
+        raise
 
 
 def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:

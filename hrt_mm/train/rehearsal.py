@@ -48,7 +48,7 @@ def rehearse(config: RunConfig) -> str:
     data = build_data(config, splits_of(options))
     with (
         forked(),
-        ProcessGroup.from_env(options.device) as ranks,
+        ProcessGroup.from_env(options.device, options.collective_timeout) as ranks,
         numerics(ranks.device, options.num_threads),
         worker_deaths_named(),
     ):

@@ -22,7 +22,7 @@ from .data import TrainStream
 from .distributed import ProcessGroup
 from .evaluate import EvaluationLoader, evaluate, extents_of, load_trained
 from .folder import open_folder, run_dir, write_config
-from .identity import check_same_data, config_digest, vocabularies
+from .identity import check_same_data, check_same_samples, config_digest, vocabularies
 from .meters import Meters, Sums, added, means
 from .monitor import monitor_of
 from .optim import build_optimizer
@@ -81,6 +81,7 @@ class Run:
 
         # The model and its optimizer.
         self.data = build_data(config, splits_of(options))
+        check_same_samples(self.data, ranks)
         self.cast = autocast(options.precision, ranks.device)
         dtype = choose_dtype(options.precision, ranks.device)
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
@@ -184,6 +185,7 @@ class Run:
             Whether any rank received a signal, and the fraction of the time limit that is spent.
         """
         self.state.seconds = self.clock.seconds()
+        self.ranks.at_step(self.state.step + 1)
         signal, spent = self.ranks.max(self.stop.number, self.clock.fraction_spent(self.state.seconds))
         return signal > 0, spent
 

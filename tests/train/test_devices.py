@@ -61,7 +61,8 @@ def test_mps_trains_in_one_process(fake: Fake, monkeypatch: pytest.MonkeyPatch) 
     fake(mps=True)
     with ProcessGroup.from_env("auto") as ranks:
         assert (ranks.device.type, ranks.world_size) == ("mps", 1)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"train.device mps trains in one process"), ProcessGroup.from_env("mps"):
         pass
 

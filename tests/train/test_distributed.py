@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -10,9 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from hrt_mm.core.errors import ConfigError
+from hrt_mm.data.atomic_files import exclusive_lock
+from hrt_mm.train.build import build_data
 from hrt_mm.train.distributed import ProcessGroup
+from hrt_mm.train.identity import check_same_config, check_same_samples
 from hrt_mm.train.loop import train
 from hrt_mm.train.store import CheckpointStore
+from tests.processes import on_two_ranks
 from tests.train.toy_processes import finished, logged, start_ranks, wait_for_step
 from tests.train.toy_training import toy_config
 
@@ -49,24 +55,80 @@ def test_two_ranks_train_as_one_and_stop_and_go_on_as_one(tmp_path: Path) -> Non
     assert summaries[1]["metrics"] == pytest.approx(summaries[0]["metrics"], rel=1e-4)
 
 
+SHORT: dict[str, Any] = {
+    "steps": 6, "batch_size": 4, "log_every": 1, "save_every": 1, "eval_every": None, "test": False,
+}  # fmt: skip
+
+
 def test_ranks_that_torchrun_starts_again_continue(tmp_path: Path) -> None:
-    """The store is that of torchrun, so it still has the addresses of the ranks that were killed."""
+    """The store is that of torchrun, so it still has what the ranks that were killed wrote there."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-    run = {"steps": 6, "batch_size": 4, "log_every": 1, "save_every": 1, "data": {"held_out": 4}}
 
     def ranks_of(restart: int, gate: str = "") -> list[ForkServerProcess]:
-        elastic = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": str(restart)}
         return start_ranks(
-            tmp_path / "run", run, 2, resume=False, MASTER_PORT=str(store.port), TOY_GATE=gate, **elastic
-        )
+            tmp_path / "run", SHORT, 2, TOY_GATE=gate, MASTER_PORT=str(store.port),
+            TOY_ERRORS=str(tmp_path / f"error-{restart}"), TORCHELASTIC_USE_AGENT_STORE="True",
+            TORCHELASTIC_RESTART_COUNT=str(restart),
+        )  # fmt: skip
 
-    ranks = ranks_of(0, gate=f"8:{tmp_path / 'gate'}")
+    first = ranks_of(0, gate=f"4:{tmp_path / 'gate'}")
     wait_for_step(tmp_path / "run", 2)
-    for process in ranks:
-        process.kill()
-    assert [finished(process) for process in ranks] == [-signal.SIGKILL] * 2
+    first[1].kill()
+    (tmp_path / "gate").touch()
+    assert [finished(process) for process in first] == [2, -signal.SIGKILL]
+    error = (tmp_path / "error-0-0").read_text()
+    assert "rank 1 (host " in error
+    assert "ended without a message: killed, out of memory, or its connection was lost; resume" in error
+    assert re.search(r"\. rank 0 \(host \S+, process \d+\) waited in hrt_mm\.train\.\S+, step [3-5]$", error)
     assert [finished(process) for process in ranks_of(1)] == [0, 0]
-    assert [line["step"] for line in logged(tmp_path / "run") if "train/loss" in line][-1] == 6
+    assert [line["step"] for line in logged(tmp_path / "run") if "train/loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_ends_one_rank_is_named_by_the_other(tmp_path: Path) -> None:
+    locked, full = tmp_path / "locked", tmp_path / "full"
+    locked.mkdir()
+    with exclusive_lock(locked):
+        # Several pairs at once, since each is slow to start.
+        pairs = {
+            "locked": start_ranks(locked, SHORT, 2, TOY_ERRORS=str(tmp_path / "locked")),
+            "full": start_ranks(
+                full, SHORT | {"dim": 30_000}, 2, TOY_ERRORS=str(tmp_path / "full"), TOY_LIMIT="1000000"
+            ),
+        }
+        for ranks in pairs.values():
+            assert [finished(process) for process in ranks] == [2, 2]
+    for name, cause in (("locked", "another process"), ("full", "the last checkpoint, of step 6, could not be wr")):
+        first, second = ((tmp_path / f"{name}-{rank}").read_text() for rank in range(2))
+        assert cause in first
+        assert second.startswith("rank 0 (host ")
+        assert f"failed: {first}" in second
+
+
+def test_ranks_that_train_something_else(tmp_path: Path) -> None:
+    one, other = on_two_ranks(_compare, tmp_path)
+    assert one == other
+    config, data, same = one
+    assert config.startswith("ranks have different configurations; start all ranks with the same one:\n")
+    assert config.endswith("\n  train.seed: rank 0 has 0, rank 1 has 1")
+    assert "ranks have different data; give all machines the same files:\n  names of train samples" in data
+    assert "number of train samples: rank 0 has 64, rank 1 has 65" in data
+    assert same == ""
+
+
+def _compare(ranks: ProcessGroup, folder: Path) -> list[str]:
+    """What a rank is told, where they differ in the seed, in the data, and in what may differ."""
+    answers = []
+    for keywords in ({"seed": ranks.rank}, {"data": {"samples": 64 + ranks.rank}}, {"num_threads": ranks.rank + 1}):
+        config = toy_config(folder / str(ranks.rank), **keywords)
+        try:
+            if "data" not in keywords:
+                check_same_config(config, ranks)
+            check_same_samples(build_data(config, ["train"]), ranks)
+        except ConfigError as error:
+            answers.append(str(error))
+        else:
+            answers.append("")
+    return answers
 
 
 def test_alone_every_call_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import sys
 import time
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hrt_mm.core.errors import UserError
 from hrt_mm.train.loop import train
 from tests.processes import forkserver
 from tests.train.toy_training import toy_config
@@ -24,7 +26,10 @@ Keywords = dict[str, Any]
 
 
 def start(folder: Path, keywords: Keywords, *, resume: bool = False, **environment: str) -> ForkServerProcess:
-    """Trains a toy in a process of its own process group."""
+    """Trains a toy in a process of its own process group.
+
+    With ``TOY_ERRORS``, the start of a file name, a user's error goes to ``TOY_ERRORS-RANK``.
+    """
     process = forkserver.Process(target=_train, args=(folder, keywords, resume, environment))
     process.start()
     return process
@@ -36,7 +41,16 @@ def _train(folder: Path, keywords: Keywords, resume: bool, environment: dict[str
     multiprocessing.set_start_method("fork", force=True)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    train(toy_config(folder, **keywords), resume=resume)
+    if limit := int(environment.get("TOY_LIMIT", "0")):
+        # As on a full disk, no file grows past it.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        train(toy_config(folder, **keywords), resume=resume)
+    except UserError as error:
+        if "TOY_ERRORS" not in environment:
+            raise
+        Path(f"{environment['TOY_ERRORS']}-{environment.get('RANK', '0')}").write_text(str(error))
+        sys.exit(2)
 
 
 PATIENCE = 600
