@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -43,6 +44,30 @@ class FileContainer(Protocol):
         Raises:
             OSError, ValueError: it is not known.
         """
+
+
+class FileBytes:
+    """The bytes of a file that is in memory.
+
+    Args:
+        content: the bytes.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @cached_property
+    def identity(self) -> str:
+        """A checksum."""
+        return blake2b(self.content, digest_size=16).hexdigest()
+
+    def read(self, key: int) -> bytes:
+        """The bytes."""
+        return self.content
+
+    def size(self, key: int) -> int:
+        """Number of bytes."""
+        return len(self.content)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ _VERSIONS = ("size", "ETag", "etag", "mtime", "LastModified", "Last-Modified", "
 """What file systems tell of an object that changes with its content."""
 
 
+class RangesRefused(OSError):
+    """A server that does not answer requests for ranges of bytes."""
+
+
 class Location(ABC):
     """Where a shard lies. It is sent to workers, so it has no open handle."""
 
@@ -295,7 +299,7 @@ def _errors() -> Iterator[None]:
         yield
     except Exception as error:
         if "range requests" in str(error):
-            raise OSError(
+            raise RangesRefused(
                 "the server does not answer requests for ranges of bytes; set data.shard_cache to a folder for copies"
             ) from error
         if isinstance(error, OSError | ValueError):

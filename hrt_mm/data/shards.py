@@ -11,16 +11,18 @@ import json
 import logging
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..core.errors import ConfigError, printable
+from ..core.errors import BadSample, ConfigError, printable
 from .atomic_files import replace_file
-from .contained import FileCell
+from .contained import FileBytes, FileCell
 from .files import shown
-from .locations import LocalFile, Location
+from .locations import LocalFile, Location, RangesRefused
+from .stream import RowSource, ShardError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,111 @@ def rows_of_shard(
         yield sample.key, row | {**sample.texts, **files}
 
 
+class ShardSource(RowSource):
+    """The samples of a shard from its beginning to its end, without an index: the key and the contents by extension.
+
+    Args:
+        shard: where the tar file lies.
+        name: of the shard, for messages.
+        state: position of the next sample in the file, in bytes; the beginning when ``None``.
+    """
+
+    def __init__(self, shard: Location, name: str, state: int | None = None) -> None:
+        self._shard, self._name, self._position, self._last = shard, name, state or 0, ""
+        self._samples = self._read()
+
+    def __next__(self) -> tuple[str, dict[str, bytes]]:
+        with self._named():
+            return next(self._samples)
+
+    def state(self) -> int:
+        """Position of the next sample in the file, in bytes."""
+        return self._position
+
+    def _read(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        with self._shard.open() as file:
+            _check_uncompressed(self._shard, file)
+            file.seek(self._position)
+            key, contents = "", dict[str, bytes]()
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    # The archive would keep all of them.
+                    archive.members = []  # type: ignore[attr-defined]
+                    if not member.isreg() or member.issparse():
+                        continue
+                    of_sample, extension = _parted(member.name)
+                    if of_sample != key and key:
+                        self._position, self._last = member.offset, key
+                        yield key, contents
+                        contents = {}
+                    key = of_sample
+                    if extension in contents:
+                        raise ConfigError(f"the member {shown(member.name)!r} is there twice")
+                    file.seek(member.offset_data)
+                    contents[extension] = file.read(member.size)
+                    if len(contents[extension]) < member.size:
+                        raise tarfile.ReadError("unexpected end of data")
+                end = archive.offset
+            if key:
+                # Where the next header is damaged, this sample may lack members; it is then a bad one.
+                self._position, self._last = end, key
+                yield key, contents
+            _check_end(file, end)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Names the shard in errors, and tells one that is broken from a server that does not answer."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ShardError(self._name, self._lost("there is no such file")) from error
+        except OSError as error:
+            # A server may come back, unless it refuses.
+            if not isinstance(self._shard, LocalFile) and not isinstance(error, PermissionError | RangesRefused):
+                raise UnreachableError(f"{self._shard} cannot be read: {error}") from error
+            raise ShardError(self._name, self._lost(error.strerror or str(error))) from error
+        except tarfile.TarError as error:
+            reason = f"it ends in the middle, is damaged, or is no tar file ({error})"
+            raise ShardError(self._name, self._lost(reason)) from error
+        except ValueError as error:
+            raise ShardError(self._name, self._lost(str(error))) from error
+
+    def _lost(self, reason: str) -> str:
+        after = f"the samples after {shown(self._last)}" if self._last else "all of its samples"
+        return f"{reason}; {after} are lost"
+
+
+def row_of_sample(key: str, contents: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """A sample of :class:`ShardSource` as the row of :func:`rows_of_shard`.
+
+    Args:
+        key: of the sample.
+        contents: by extension.
+        name: of the shard, by which its files are named.
+
+    Raises:
+        BadSample: a text is not UTF-8, or is not JSON.
+    """
+    sample = shown(f"{name}/{key}")
+    texts: dict[str, str] = {}
+    files: dict[str, FileCell] = {}
+    for extension, content in contents.items():
+        if extension.rpartition(".")[2] in TEXTS and len(content) <= MAX_TEXT:
+            try:
+                texts[extension] = content.decode("utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                raise BadSample(f"{sample}.{extension}", f"not UTF-8: {error}") from error
+        else:
+            files[extension] = FileCell(FileBytes(content), 0, f"{sample}.{extension}")
+    row: dict[str, Any] = {"file": next(iter(files.values()))} if files else {}
+    if "json" in texts:
+        try:
+            row |= _fields(texts["json"], f"{sample}.json")
+        except ConfigError as error:
+            raise BadSample(f"{sample}.json", str(error)) from error
+    return row | {**texts, **files}
+
+
 def _fields(text: str, location: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
@@ -143,12 +250,7 @@ def _fields(text: str, location: str) -> dict[str, Any]:
 
 
 def _samples(shard: Location, file: BinaryIO) -> Iterator[ShardSample]:
-    head = file.read(6)
-    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\x00":
-        raise ConfigError(
-            f"{shard} is compressed, and only plain tar files are read at any position; unpack it to .tar"
-        )
-    file.seek(0)
+    _check_uncompressed(shard, file)
     keys: dict[str, None] = {}
     current, texts, files = "", dict[str, str](), dict[str, tuple[int, int]]()
     last = ""
@@ -177,10 +279,7 @@ def _samples(shard: Location, file: BinaryIO) -> Iterator[ShardSample]:
                 else:
                     files[extension] = member.offset_data, member.size
             end = archive.offset
-        file.seek(end)
-        # A header that is damaged or cut off ends the iteration as the empty block at the end does.
-        if file.read(_BLOCK) != bytes(_BLOCK):
-            raise tarfile.ReadError("the next header is damaged or missing")
+        _check_end(file, end)
     except tarfile.TarError as error:
         where = f" after {shown(last)}" if last else ""
         raise ConfigError(
@@ -190,6 +289,22 @@ def _samples(shard: Location, file: BinaryIO) -> Iterator[ShardSample]:
         yield ShardSample(current, texts, files)
     if ignored:
         log.warning("%s: %d links and other special members are not read", shard, ignored)
+
+
+def _check_uncompressed(shard: Location, file: BinaryIO) -> None:
+    head = file.read(6)
+    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\x00":
+        raise ConfigError(
+            f"{shard} is compressed, and only plain tar files are read at any position; unpack it to .tar"
+        )
+    file.seek(0)
+
+
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Checks the empty block at the end. A header that is damaged or cut off ends an iteration as this block does."""
+    file.seek(end)
+    if file.read(_BLOCK) != bytes(_BLOCK):
+        raise tarfile.ReadError("the next header is damaged or missing")
 
 
 def _parted(name: str) -> tuple[str, str]:

@@ -38,6 +38,7 @@ class _Bad:
     seen: NonNegativeInt
     bad: NonNegativeInt
     names: dict[str, str]
+    shards: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
         try:
             optimizer_step(run, spent)
         except StreamError:
-            # What was trained until then is not lost. Other ranks may still be able to read, and would not take part.
-            if run.ranks.world_size == 1 and run.save_due(ending=True):
+            # What was trained until then is not lost. It stops all ranks, so that all take part.
+            if run.save_due(ending=True):
                 run.save(ending=True)
             raise
         if run.log_due():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core.errors import ConfigError, Stopped, UserError
+from ..data.stream import StreamedDataset
 from ..tasks.base import Task
 from ..tasks.batch import Batch
 from .build import build_data, build_task, splits_of
@@ -30,13 +31,14 @@ from .precision import autocast, choose_dtype
 from .pretrain import InitFrom, initialize
 from .regions import compile_regions
 from .reporting import Reporter, metrics_line
+from .sampler import Position
 from .samples import BadCounts, BadSamples, together
 from .seeding import forked, mix, seed_all
 from .sharding import choose_sharding, is_sharded_module, scatter
 from .signals import StopSignals
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
-from .streamed import train_sampler
+from .streamed import joined, train_sampler
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
 from .weights import EMA, gathered, named_weights
 
@@ -112,7 +114,9 @@ class Run:
         )
         self.state, self.meters = TrainState(), Meters()
         length = self.data.counts.get("train", sys.maxsize)
-        self.bad = BadSamples("train", length, options.max_bad_share)
+        dataset = self.data.splits["train"]
+        shards = len(dataset.shards) if isinstance(dataset, StreamedDataset) else 0
+        self.bad = BadSamples("train", length, options.max_bad_share, shards)
         self.evaluated_bad: dict[str, BadCounts] = {}
         self.unsaved = False
         checkpoint = open_folder(config, self.store, ranks, resources, resume=resume)
@@ -156,7 +160,7 @@ class Run:
             extents=extents_of(checkpoint.state) if checkpoint is not None else {},
             workers=options.workers,
             pin_memory=ranks.device.type == "cuda",
-            all_ranks=ranks.all,
+            ranks=ranks,
         )
         resources.callback(self.stream.close)
         self.val = self._loader("val", options.eval_batches) if options.eval_every else None
@@ -177,6 +181,9 @@ class Run:
             # They are sums over all ranks, which the first rank holds.
             self.meters.restore(checkpoint.state["meters"])
             self.bad.restore(checkpoint.state["bad"])
+        else:
+            # All ranks count the same broken shards.
+            self.bad.shards = dict(checkpoint.state["bad"].get("shards", {}))
 
     def synchronize(self) -> tuple[bool, float]:
         """Lets all ranks agree, at the start of each iteration, on when to stop.
@@ -297,19 +304,21 @@ class Run:
             parts = {
                 part: {name: gathered(value) for name, value in tensors.items()} for part, tensors in parts.items()
             }
+        position = joined(self.ranks.gather(self.state.position))
         if self.reporter.metrics_log is not None:
             try:
                 with self.clock.paused():
                     self.reporter.metrics_log.sync()
-                    state = self._checkpoint_state(sums, bad, self.reporter.metrics_log.lines)
+                    state = self._checkpoint_state(sums, bad, position, self.reporter.metrics_log.lines)
                     self.store.save(state, parts)
             except OSError as error:
                 self._handle_failed_save(error, ending=ending)
         self.unsaved = False
         self.reporter.throughput.pause()
 
-    def _checkpoint_state(self, sums: Sums, bad: BadCounts, log_lines: int) -> dict[str, Any]:
+    def _checkpoint_state(self, sums: Sums, bad: BadCounts, position: Position, log_lines: int) -> dict[str, Any]:
         return self.state.plain() | {
+            "position": asdict(position),
             "meters": sums,
             "bad": bad,
             "log_lines": log_lines,

@@ -22,7 +22,8 @@ class Position:
     Args:
         epoch: from 0.
         batch: within the epoch.
-        stream: where a stream is, as plain data; see :class:`~.streamed.BlockState`.
+        stream: where a stream is, as plain data; see :class:`~.streamed.BlockState` and
+            :class:`~.streamed.ReaderState`.
     """
 
     epoch: int = 0
@@ -39,6 +40,8 @@ class Plan:
         indices: samples of this rank.
         following: the position after this batch.
         rows: of a stream, what the samples are made of.
+        epochs: of each sample, where samples of several epochs meet in a batch; that of ``at`` otherwise.
+        skipped: broken shards that were met while the rows were read.
         error: why there is no batch.
     """
 
@@ -46,6 +49,8 @@ class Plan:
     indices: tuple[int, ...]
     following: Position
     rows: tuple[Any, ...] = ()
+    epochs: tuple[int, ...] = ()
+    skipped: tuple[BadSample, ...] = ()
     error: UserError | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 from ..core.errors import BadSample, UserError
 from ..data.dataset import Dataset
 from ..data.sample import Sample
-from ..data.stream import StreamedDataset
+from ..data.stream import StreamedDataset, StreamError
 from ..tasks.base import Collator
 from ..tasks.batch import Batch
 from .negatives import Negatives
@@ -117,11 +117,12 @@ class BatchMaker(SampleReader):
         bad: list[BadSample] = []
         added = self.negatives.beside(plan.indices, plan.at.epoch) if self.negatives is not None else ()
         rows = dict(zip(plan.indices, plan.rows, strict=False))
+        epochs = dict(zip(plan.indices, plan.epochs, strict=False))
         # The rows of a stream are not sent back from workers.
         plan = replace(plan, rows=())
         for index in (*plan.indices, *added):
             # Augmentation then depends neither on the worker nor on what it read before.
-            seed_host(mix(self.seed, "sample", plan.at.epoch, index))
+            seed_host(mix(self.seed, "sample", epochs.get(index, plan.at.epoch), index))
             try:
                 read.append((index, self._read(index, rows[index]) if index in rows else self._read(index)))
             except BadSample as error:
@@ -157,11 +158,15 @@ class BatchMaker(SampleReader):
 
 
 class BadCounts(TypedDict):
-    """Samples asked for, those among them that could not be used, and their names with the reasons."""
+    """Samples asked for, those among them that could not be used, and their names with the reasons.
+
+    ``shards`` are the names of broken shards with the reasons. Their lost samples are in no count.
+    """
 
     seen: int
     bad: int
     names: dict[str, str]
+    shards: dict[str, str]
 
 
 class BadSamples:
@@ -170,16 +175,42 @@ class BadSamples:
     Args:
         split: for messages.
         length: samples of the split; larger than any for a stream.
-        max_share: the run stops above it.
+        max_share: the run stops above it, of samples and of shards.
+        shards: of a stream.
     """
 
-    def __init__(self, split: str, length: int, max_share: float) -> None:
+    def __init__(self, split: str, length: int, max_share: float, shards: int = 0) -> None:
         self.split = split
         self.length = length
         self.max_share = max_share
         self.seen = 0
         self.count = 0
         self.names: dict[str, str] = {}
+        self.shards: dict[str, str] = {}
+        self.num_shards = shards
+
+    def new_shards(self, loaded: Loaded) -> list[tuple[str, str]]:
+        """The broken shards of a plan that were not met before, with the reasons."""
+        return [(shard.name, shard.reason) for shard in loaded.plan.skipped if shard.name not in self.shards]
+
+    def skip(self, shards: Iterable[tuple[str, str]]) -> None:
+        """Counts broken shards, each once.
+
+        Raises:
+            StreamError: too many shards are broken; lists them.
+        """
+        new = {name: reason for name, reason in shards if name not in self.shards}
+        for name, reason in new.items():
+            log.warning("skipping a broken shard of %s: %s: %s", self.split, name, reason)
+        broken = self.shards | new
+        if len(broken) > self.max_share * self.num_shards:
+            # The new ones are not counted, as a resumed run reads them again.
+            raise StreamError(
+                f"{len(broken)} of the {self.num_shards} shards of {self.split} cannot be read, more than "
+                f"train.max_bad_share {self.max_share:g} allows; mend them and resume (--resume), or raise it:\n"
+                f"{_listed(broken)}"
+            )
+        self.shards = broken
 
     def add(self, loaded: Loaded) -> None:
         """Takes in a plan that was consumed.
@@ -198,8 +229,6 @@ class BadSamples:
             raise UserError(self._too_many())
 
     def _too_many(self) -> str:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in list(self.names.items())[:20])
-        more = f"\n  and {len(self.names) - 20} more" if len(self.names) > 20 else ""
         different = len(self.names)
         if self.seen > self.length:
             # Every epoch reads a bad sample again.
@@ -212,19 +241,28 @@ class BadSamples:
             )
         return (
             f"{what}, more than "
-            f"train.max_bad_share {self.max_share:g} allows; mend or remove them, or raise it:\n{listed}{more}"
+            f"train.max_bad_share {self.max_share:g} allows; mend or remove them, or raise it:\n{_listed(self.names)}"
         )
 
     def counts(self) -> BadCounts:
         """What a checkpoint and the summary hold."""
-        return {"seen": self.seen, "bad": self.count, "names": dict(self.names)}
+        return {"seen": self.seen, "bad": self.count, "names": dict(self.names), "shards": dict(self.shards)}
 
     def restore(self, counts: BadCounts) -> None:
         """Goes on from what a checkpoint held."""
         self.seen, self.count, self.names = counts["seen"], counts["bad"], dict(counts["names"])
+        # Checkpoints of earlier versions have no shards.
+        self.shards = dict(counts.get("shards", {}))
+
+
+def _listed(reasons: Mapping[str, str]) -> str:
+    listed = "\n".join(f"  {name}: {reason}" for name, reason in list(reasons.items())[:20])
+    return f"{listed}\n  and {len(reasons) - 20} more" if len(reasons) > 20 else listed
 
 
 def together(parts: Sequence[BadCounts]) -> BadCounts:
     """Counts of several ranks in one."""
     names = {name: reason for part in parts for name, reason in part["names"].items()}
-    return {"seen": sum(part["seen"] for part in parts), "bad": sum(part["bad"] for part in parts), "names": names}
+    shards = {name: reason for part in parts for name, reason in part["shards"].items()}
+    seen, bad = sum(part["seen"] for part in parts), sum(part["bad"] for part in parts)
+    return {"seen": seen, "bad": bad, "names": names, "shards": shards}

@@ -1,20 +1,26 @@
-"""Batches of a stream: rows in order, shuffled in blocks, and resumed exactly.
+"""Batches of a stream: read in order or by several readers, shuffled in blocks, and resumed exactly.
 
 A block of rows is read, shuffled with a generator seeded by epoch and block, and handed out. A position is the state of
 the source before the block and the number of rows that were handed out, so that a resumed run reads the block again and
 goes on within it. Blocks of each epoch begin at other rows.
+
+A stream of several shards is divided among a fixed number of logical readers. In each epoch, the shards are shuffled
+and dealt to the readers. Each reader goes through its epochs on its own, and batches take rows from the readers in
+turn. The batches depend neither on the number of ranks nor on that of workers: a rank has some of the readers, and
+reads their shards alone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypedDict
 
-from ..core.errors import ConfigError
+from ..core.errors import BadSample, ConfigError
 from ..data.dataset import Dataset
-from ..data.stream import RowSource, StreamedDataset, StreamError
+from ..data.stream import RowSource, ShardError, StreamedDataset, StreamError, number_of
 from ..data.tokenizer import Tokenizer
 from .config import TrainConfig
 from .sampler import Plan, Position, Sampler, sample_sizes
@@ -23,9 +29,14 @@ from .shuffle import Shuffle
 
 log = logging.getLogger(__name__)
 
+READERS = 16
+"""Logical readers that are chosen where there are shards enough, unless there are more ranks."""
+_EMPTY_EPOCHS = 100
+"""Epochs without a single row after which a reader gives up."""
+
 
 class BlockState(TypedDict):
-    """Where a stream is, as plain data.
+    """Where a stream that is read in order is, as plain data.
 
     Attributes:
         source: state of the source before the block.
@@ -40,10 +51,24 @@ class BlockState(TypedDict):
     taken: int
 
 
-class StreamSampler:
-    """Batches of a stream, epoch after epoch. The incomplete last batch of an epoch is dropped.
+class ReaderState(BlockState):
+    """Where a logical reader is, as plain data. ``row`` counts within the shard.
 
-    Every rank reads the whole stream and takes its share of each batch, so batches do not depend on their number.
+    Attributes:
+        epoch: of the reader.
+        shard: how many of its shards of the epoch were read before the block.
+    """
+
+    epoch: int
+    shard: int
+
+
+class StreamSampler:
+    """Batches of a stream, epoch after epoch. They do not depend on the number of ranks.
+
+    A stream that is read in order is read by every rank, which takes its share of each batch, and the incomplete last
+    batch of an epoch is dropped. With several logical readers, a rank reads the shards of its readers, and no row is
+    dropped.
 
     Args:
         stream: the samples.
@@ -53,7 +78,7 @@ class StreamSampler:
         world_size: number of processes.
 
     Raises:
-        ConfigError: there are more ranks than samples in a batch.
+        ConfigError: there are more ranks than samples in a batch, or more readers than shards or samples.
     """
 
     def __init__(
@@ -61,14 +86,79 @@ class StreamSampler:
     ) -> None:
         if batch_size < world_size:
             raise ConfigError(f"train.batch_size {batch_size} is too small for {world_size} ranks; set it to more")
+        most = min(batch_size, len(stream.shards) or 1)
+        if stream.readers is not None and stream.readers > most:
+            raise ConfigError(
+                f"data.stream_readers {stream.readers} is too many: {stream.where} has {len(stream.shards) or 1} "
+                f"shards, and a batch {batch_size} samples; set {most} or fewer"
+            )
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
         self.rank, self.world_size = rank, world_size
 
     def plans(self, start: Position) -> Iterator[Plan]:
         """This rank's batches from a position on, without end. A plan has the error that stopped the stream."""
+        if isinstance(start.stream, dict) and "readers" in start.stream:
+            count = int(start.stream["readers"])
+        else:
+            # A run that began in order goes on in order.
+            count = self._choose_readers() if start == Position() else 1
+        if self.world_size > 1 and self.rank == 0 and self.stream.shards and count < self.world_size:
+            readers = f"by {count} readers" if count > 1 else "in order"
+            log.warning(
+                "%s is read %s, from %d shards, and there are %d ranks: each rank reads all of it",
+                self.stream.where, readers, len(self.stream.shards), self.world_size,
+            )  # fmt: skip
+        return self._in_order(start) if count == 1 else self._by_readers(start, count)
+
+    def _choose_readers(self) -> int:
+        if self.stream.readers is not None:
+            return self.stream.readers
+        most = min(self.batch_size, len(self.stream.shards))
+        if self.world_size == 1 or most < self.world_size:
+            return 1
+        readers = self.world_size
+        # Powers of two times the number of ranks serve many other numbers of ranks evenly.
+        while 2 * readers <= min(most, READERS):
+            readers *= 2
+        return readers
+
+    def _by_readers(self, start: Position, count: int) -> Iterator[Plan]:
+        """Batches that take rows from the readers in turn."""
+        everything = count < self.world_size
+        states: Mapping[str, ReaderState] = start.stream["at"] if start.stream is not None else {}
+        readers = {
+            number: _Reader(self.stream, self.seed, number, count, states.get(str(number)))
+            for number in range(count)
+            if everything or number % self.world_size == self.rank
+        }
+        batch = start.batch
+        while True:
+            # Epochs of readers differ, so batches are counted through.
+            at = Position(0, batch)
+            slots = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            try:
+                taken = [next(readers[slot % count]) for slot in slots if slot % count in readers]
+            except StreamError as error:
+                yield Plan(at, (), at, error=error)
+                return
+            batch += 1
+            epoch = min(reader.state["epoch"] for reader in readers.values())
+            stream = {"readers": count, "at": {str(number): reader.state for number, reader in readers.items()}}
+            share = taken[self.rank :: self.world_size] if everything else taken
+            yield Plan(
+                at,
+                tuple(row.number for row in share),
+                Position(epoch, batch, stream),
+                tuple(row.content for row in share),
+                tuple(row.epoch for row in share),
+                tuple(bad for reader in readers.values() for bad in reader.skipped()),
+            )
+
+    def _in_order(self, start: Position) -> Iterator[Plan]:
         at, state = start, start.stream
         while True:
-            rows = self._rows(at.epoch, state)
+            skipped: list[BadSample] = []
+            rows = self._rows(at.epoch, state, skipped)
             while True:
                 try:
                     batch = list(islice(rows, self.batch_size))
@@ -79,16 +169,26 @@ class StreamSampler:
                     break
                 following = Position(at.epoch, at.batch + 1, dict(batch[-1][2]))
                 share = batch[self.rank :: self.world_size]
-                yield Plan(at, tuple(number for number, *_ in share), following, tuple(row for _, row, _ in share))
+                numbers, contents = tuple(number for number, *_ in share), tuple(row for _, row, _ in share)
+                yield Plan(at, numbers, following, contents, skipped=tuple(skipped))
+                skipped.clear()
                 at = following
             if not at.batch:
+                shards = f" ({skipped[0]})" if skipped else ""
                 fewer = f"fewer than train.batch_size {self.batch_size}; lower it"
-                yield Plan(at, (), at, error=ConfigError(f"{self.stream.where} has {len(batch)} samples, {fewer}"))
+                yield Plan(
+                    at, (), at, error=ConfigError(f"{self.stream.where} has {len(batch)} samples{shards}, {fewer}")
+                )
                 return
+            if skipped:
+                # They are reported though there is no batch to report them with.
+                yield Plan(at, (), Position(at.epoch + 1), skipped=tuple(skipped))
             at, state = Position(at.epoch + 1), None
 
-    def _rows(self, epoch: int, state: BlockState | None) -> Iterator[tuple[int, Any, BlockState]]:
-        """Rows with their numbers, and the position after each."""
+    def _rows(
+        self, epoch: int, state: BlockState | None, skipped: list[BadSample]
+    ) -> Iterator[tuple[int, Any, BlockState]]:
+        """Rows with their numbers, and the position after each. Broken shards are added to ``skipped``."""
         position: BlockState = state or {"source": None, "row": 0, "block": 0, "taken": 0}
         source, first, block, taken = position["source"], position["row"], position["block"], position["taken"]
         rows = self.stream.open(source)
@@ -101,7 +201,8 @@ class StreamSampler:
             for _ in _read(rows, first, epoch, 0):
                 pass
         while True:
-            read = list(_read(rows, self._block_size(epoch, block), epoch, first))
+            read = list(_read(rows, _block_size(self.stream.shuffle_buffer, self.seed, epoch, block), epoch, first))
+            skipped += rows.skipped()
             order: Sequence[int] = range(len(read))
             if self.stream.shuffle_buffer > 1:
                 order = Shuffle(len(read), mix(self.seed, "block", epoch, block))
@@ -112,10 +213,111 @@ class StreamSampler:
                 return
             source, first, block, taken = rows.state(), first + len(read), block + 1, 0
 
-    def _block_size(self, epoch: int, block: int) -> int:
-        size = self.stream.shuffle_buffer
-        # Were the first block as long as the others, the same rows would be shuffled among each other in every epoch.
-        return size if block else 1 + mix(self.seed, "first block", epoch) % size
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a logical reader.
+
+    Args:
+        number: as :func:`hrt_mm.data.stream.number_of` has it.
+        content: what the source gave.
+        epoch: of the reader.
+    """
+
+    number: int
+    content: Any
+    epoch: int
+
+
+class _Reader(Iterator[_Row]):
+    """One of the logical readers of a stream: the rows of its shards, epoch after epoch, shuffled in blocks.
+
+    Args:
+        stream: the samples.
+        seed: fixes the order.
+        number: of this reader.
+        count: of readers.
+        state: where to go on; the beginning when ``None``.
+
+    Attributes:
+        state: after the last row.
+    """
+
+    def __init__(self, stream: StreamedDataset, seed: int, number: int, count: int, state: ReaderState | None) -> None:
+        self.stream, self.seed, self.number, self.count = stream, seed, number, count
+        self.state: ReaderState = state or {"source": None, "row": 0, "block": 0, "taken": 0, "epoch": 0, "shard": 0}
+        # All readers together have the buffer.
+        self._buffer = max(1, stream.shuffle_buffer // count)
+        self._skipped: list[BadSample] = []
+        self._iterator = self._rows()
+
+    def __next__(self) -> _Row:
+        row, self.state = next(self._iterator)
+        return row
+
+    def skipped(self) -> list[BadSample]:
+        """The broken shards that were skipped since the last call."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    def _rows(self) -> Iterator[tuple[_Row, ReaderState]]:
+        empty = 0
+        while empty < _EMPTY_EPOCHS:
+            epoch, empty = self.state["epoch"], empty + 1
+            for item in self._epoch():
+                yield item
+                empty = 0
+            self.state = {"source": None, "row": 0, "block": 0, "taken": 0, "epoch": epoch + 1, "shard": 0}
+        raise StreamError(f"{self.stream.where} has no rows in the shards of reader {self.number}")
+
+    def _epoch(self) -> Iterator[tuple[_Row, ReaderState]]:
+        """The rest of an epoch, with the state after each row."""
+        state = self.state
+        epoch = state["epoch"]
+        shards = Shuffle(len(self.stream.shards), mix(self.seed, "shards", epoch))[self.number :: self.count]
+        before, taken = state, state["taken"]
+        source: RowSource | None = None
+        while True:
+            shard, row, at = before["shard"], before["row"], before["source"]
+            block, read = before["block"], list[_Row]()
+            size = _block_size(self._buffer, self.seed, epoch, block, self.number)
+            while len(read) < size and shard < len(shards):
+                try:
+                    if source is None:
+                        source = self._open(shards[shard], at, row)
+                    content = next(source)
+                except (StopIteration, ShardError) as error:
+                    if isinstance(error, ShardError):
+                        self._skipped.append(BadSample(error.shard, error.reason))
+                    source, shard, row, at = None, shard + 1, 0, None
+                except StreamError as error:
+                    raise _stopped(error, epoch, f"row {row} of {self.stream.shards[shards[shard]]}") from error
+                else:
+                    read.append(_Row(number_of(shards[shard], row), content, epoch))
+                    row += 1
+            if not read:
+                return
+            order: Sequence[int] = range(len(read))
+            if self._buffer > 1:
+                order = Shuffle(len(read), mix(self.seed, "block", epoch, block, self.number))
+            for index in range(taken, len(read)):
+                yield read[order[index]], {**before, "taken": index + 1}
+            taken = 0
+            at = source.state() if source is not None else None
+            before = {"source": at, "row": row, "block": block + 1, "taken": 0, "epoch": epoch, "shard": shard}
+
+    def _open(self, shard: int, at: Any, row: int) -> RowSource:
+        source = self.stream.open_shard(shard, at)
+        if at is None:
+            # The source has no states, so what comes before is read again.
+            for _ in islice(source, row):
+                pass
+        return source
+
+
+def _block_size(buffer: int, seed: int, epoch: int, block: int, *reader: int) -> int:
+    # Were the first block as long as the others, the same rows would be shuffled among each other in every epoch.
+    return buffer if block else 1 + mix(seed, "first block", epoch, *reader) % buffer
 
 
 def _read(rows: RowSource, count: int, epoch: int, before: int) -> Iterator[Any]:
@@ -130,9 +332,23 @@ def _read(rows: RowSource, count: int, epoch: int, before: int) -> Iterator[Any]
             number += 1
             yield row
     except StreamError as error:
-        raise StreamError(
-            f"{error}; it stopped in epoch {epoch} after {number} rows. Resume (--resume) when it can be read again"
-        ) from error
+        raise _stopped(error, epoch, f"{number} rows") from error
+
+
+def _stopped(error: StreamError, epoch: int, after: str) -> StreamError:
+    return StreamError(
+        f"{error}; it stopped in epoch {epoch} after {after}. Resume (--resume) when it can be read again"
+    )
+
+
+def joined(positions: Sequence[Position]) -> Position:
+    """The position of a run, from those of all ranks, each of which has the states of its own readers."""
+    first = positions[0]
+    if not (isinstance(first.stream, dict) and "readers" in first.stream):
+        return first
+    states = {number: state for position in positions for number, state in position.stream["at"].items()}
+    stream = {**first.stream, "at": {str(number): states[str(number)] for number in range(len(states))}}
+    return replace(first, epoch=min(position.epoch for position in positions), stream=stream)
 
 
 def train_sampler(

@@ -181,11 +181,11 @@ def test_within_the_share_goes_on_and_a_name_is_said_once(caplog: pytest.LogCapt
     bad = BadSamples("train", 1000, 0.1)
     for _ in range(20):
         told(bad, 100, ["a", "b"])
-    assert bad.counts() == {"seen": 2000, "bad": 40, "names": {"a": "broken", "b": "broken"}}
+    assert bad.counts() == {"seen": 2000, "bad": 40, "names": {"a": "broken", "b": "broken"}, "shards": {}}
     assert len(caplog.messages) == 2
     again = BadSamples("train", 1000, 0.1)
     again.restore(bad.counts())
-    assert together([again.counts(), {"seen": 1, "bad": 1, "names": {"c": "x"}}])["bad"] == 41
+    assert together([again.counts(), {"seen": 1, "bad": 1, "names": {"c": "x"}, "shards": {}}])["bad"] == 41
 
 
 def test_a_dead_worker_is_named() -> None:

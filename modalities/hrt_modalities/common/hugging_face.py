@@ -6,9 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import PositiveInt, model_validator
+from typing import Any
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.contained import FileCell
@@ -16,8 +14,8 @@ from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.splits import split_name, split_name_forms
 from hrt_mm.data.tables import Paths, is_missing, lacking
 
-from .media import AnyRowItem, RowsConfig
-from .splits import check_split
+from .media import AnyRowItem
+from .streamed_rows import StreamableConfig, check_streamed_split
 from .streaming import StreamedRows, class_names, undecoded
 from .tables import Row, SplitColumn
 
@@ -25,9 +23,6 @@ log = logging.getLogger(__name__)
 
 _ROWS = 1024
 """Rows that are read at once."""
-SHUFFLE_BUFFER, EVAL_ROWS = 1024, 4096
-"""Default numbers of rows of a stream that are shuffled among each other, and that are used of val and test."""
-
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv"}
 """Builders of ``datasets`` by the suffix of a file; others are Parquet."""
@@ -181,7 +176,7 @@ def _enumerated(mask: Any) -> Iterator[tuple[int, bool]]:
     return enumerate(mask.to_pylist())
 
 
-class HuggingFaceRowsConfig(RowsConfig):
+class HuggingFaceRowsConfig(StreamableConfig):
     """Rows of Hugging Face ``datasets`` (extra ``data``)."""
 
     path: str
@@ -192,62 +187,14 @@ class HuggingFaceRowsConfig(RowsConfig):
     """The configuration of a dataset on the hub, if it has several."""
     split_column: str | None = None
     """Column of the split, if the data has no splits of its own; null to split by class and seed."""
-    streaming: bool = False
-    """Read the rows in order as they are needed, without a download of the whole. The first rows of ``val`` and
-    ``test`` are read at the start; the data must have such splits."""
-    shuffle_buffer: PositiveInt = SHUFFLE_BUFFER
-    """Rows of a stream that are in memory and are shuffled among each other; 1 keeps their order."""
-    eval_rows: PositiveInt = EVAL_ROWS
-    """Rows of ``val`` and of ``test`` that are used of a stream. Their files are in memory."""
-    classes: tuple[str, ...] = ()
-    """All classes (or words, or characters) of the labels of a stream, if its features do not name them."""
-
-    @model_validator(mode="after")
-    def _streamable(self) -> Self:
-        if not self.streaming:
-            for key in ("shuffle_buffer", "eval_rows", "classes"):
-                if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"{key} has no effect without streaming; drop it, or set streaming: true")
-            return self
-        for key in ("split_column", "group", "folds", "val", "test", "split_by", "split_seed", "join"):
-            if key in type(self).model_fields and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} has no effect with streaming, which reads the splits of the data; drop it")
-        return self
-
-    def build(self, split: str) -> Dataset:
-        """The samples of a split.
-
-        Raises:
-            ConfigError: as without streaming; or a stream has no such split, or its classes are not known.
-        """
-        return self._streamed(split) if self.streaming else super().build(split)
-
-    def plain(self, split: str) -> Dataset:
-        """The samples of a split without random augmentation, for collections to be searched."""
-        return self._streamed(split) if self.streaming else super().plain(split)
 
     def _streamed(self, split: str) -> Dataset:
-        check_split(split)
         splits = load_splits(self.path, self.subset, streaming=True)
-        if split not in splits:
-            raise ConfigError(f"{self.where} has no split {split}; it has {', '.join(splits) or 'none that are known'}")
+        check_streamed_split(split, tuple(splits), self.where)
         rows = splits[split]
-        classes = self._stream_classes(class_names(rows))
-        stream = StreamedRows(self, rows, self.path, split, classes, self.shuffle_buffer)
+        classes = self.stream_classes(class_names(rows))
+        stream = StreamedRows(self, rows, self.path, split, classes, self.shuffle_buffer, self.stream_readers)
         return stream if split == "train" else stream.head(self.eval_rows)
-
-    def _stream_classes(self, names: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
-        if self.label_column is None or self.label in ("text", "group", "numbers"):
-            if self.classes:
-                raise ConfigError("data.classes has no effect, as labels are no classes; drop it")
-            return None
-        (column,) = self.label_columns()
-        if self.classes or column in names:
-            return tuple(sorted(set(self.classes or names[column])))
-        raise ConfigError(
-            f"{self.where}: the features do not name the classes of {column!r}, and a stream is not read "
-            "through to find them; list them in data.classes"
-        )
 
     @property
     def home(self) -> Path:

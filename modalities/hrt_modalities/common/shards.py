@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import model_validator
 
 from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.files import shown
 from hrt_mm.data.folders import walk
 from hrt_mm.data.locations import LocalFile, Location, RemoteFile, shards_of
@@ -22,6 +23,7 @@ from hrt_mm.data.tables import Paths, lacking
 
 from .generated import cache_home
 from .media import AnyRowItem, RowsConfig
+from .streamed_rows import StreamableConfig, StreamedShards, check_streamed_split
 from .tables import Row, SplitColumn
 
 _LEADING = re.compile(r"[A-Za-z]+")
@@ -79,7 +81,7 @@ class LocatedRowsConfig(RowsConfig):
         return items, f"by the names in {self.where}" if has_splits else by_column
 
 
-class ShardRowsConfig(LocatedRowsConfig):
+class ShardRowsConfig(LocatedRowsConfig, StreamableConfig):
     """Samples in shards: uncompressed tar files in WebDataset's format, on a local disk or behind a URL.
 
     Columns are the extensions of a sample's members, such as ``jpg``, ``txt`` and ``cls``; ``file`` is the first member
@@ -120,7 +122,46 @@ class ShardRowsConfig(LocatedRowsConfig):
         return f"data.shards {self.shards if isinstance(self.shards, str) else ', '.join(self.shards)}"
 
     def located_rows(self) -> Iterator[LocatedRow]:
-        locations = self._in_root(self.root) if self.root is not None else self._listed()
+        locations = self._locations()
+        splits = self._splits(locations)
+        for name, location in locations.items():
+            if isinstance(location, RemoteFile) and self.shard_cache is not None:
+                try:
+                    location = location.fetch(self.shard_cache)
+                except (OSError, ValueError) as error:
+                    raise ConfigError(f"{location} cannot be copied to {self.shard_cache}: {error}") from error
+            paths = self._paths(name)
+            rows = rows_of_shard(location, read_shard(location, cache_home() / "shards"), printable(name))
+            for key, row in rows:
+                yield LocatedRow(splits[name], f"{location}:{shown(key)}", row, paths)
+
+    def _streamed(self, split: str) -> Dataset:
+        locations = self._locations()
+        splits = self._splits(locations)
+        check_streamed_split(split, tuple(dict.fromkeys(side or "train" for side in splits.values())), self.where)
+        of_split = {name: location for name, location in locations.items() if (splits[name] or "train") == split}
+        stream = StreamedShards(
+            self,
+            {printable(name): location for name, location in of_split.items()},
+            {printable(name): self._paths(name) for name in of_split},
+            f"{self.where}, split {split}",
+            self.shard_cache,
+            self.stream_classes({}),
+            self.shuffle_buffer,
+            self.stream_readers,
+        )
+        return stream if split == "train" else stream.head(self.eval_rows)
+
+    def _locations(self) -> dict[str, Location]:
+        """The shards, by name."""
+        return self._in_root(self.root) if self.root is not None else self._listed()
+
+    def _splits(self, locations: Mapping[str, Location]) -> dict[str, str | None]:
+        """The split of each shard, or ``None`` for all.
+
+        Raises:
+            ConfigError: some shards are in a split, and others are not.
+        """
         splits = {name: split_by_name(name) for name in locations}
         unknown = [name for name, split in splits.items() if split is None]
         if len(unknown) not in (0, len(locations)):
@@ -128,15 +169,11 @@ class ShardRowsConfig(LocatedRowsConfig):
                 f"{self.where}: {shown(unknown[0])} is in no split, and other shards are; begin its name with "
                 f"{split_name_forms()}"
             )
-        for name, location in locations.items():
-            if isinstance(location, RemoteFile) and self.shard_cache is not None:
-                try:
-                    location = location.fetch(self.shard_cache)
-                except (OSError, ValueError) as error:
-                    raise ConfigError(f"{location} cannot be copied to {self.shard_cache}: {error}") from error
-            paths = Paths(self.home / name, self.home) if self.root is not None else _NoPaths(name)
-            for key, row in rows_of_shard(location, read_shard(location, cache_home() / "shards"), printable(name)):
-                yield LocatedRow(splits[name], f"{location}:{shown(key)}", row, paths)
+        return splits
+
+    def _paths(self, name: str) -> Paths:
+        """The paths that the samples of a shard may name."""
+        return Paths(self.home / name, self.home) if self.root is not None else _NoPaths(name)
 
     def _in_root(self, root: Path) -> dict[str, Location]:
         """The shards of a folder, by their names in it."""

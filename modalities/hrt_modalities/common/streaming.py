@@ -5,18 +5,25 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from hashlib import blake2b
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from hrt_mm.core.errors import ConfigError
-from hrt_mm.data.contained import FileCell
+from hrt_mm.core.errors import ConfigError, printable
+from hrt_mm.data.contained import FileBytes, FileCell
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
-from hrt_mm.data.stream import RowSource, StreamedDataset, StreamError
+from hrt_mm.data.stream import (
+    InOrder,
+    Retried,
+    RowSource,
+    ShardError,
+    StreamedDataset,
+    StreamError,
+    UnreachableError,
+    shard_and_row,
+)
 from hrt_mm.data.tokenizer import Tokenizer
 
 from .tables import Paths, Row
@@ -40,43 +47,23 @@ class RowDataset(Protocol):
         """The dataset of rows with their locations."""
 
 
-class RowBytes:
-    """The bytes of a file in a row that is in memory.
-
-    Args:
-        content: the bytes.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    @cached_property
-    def identity(self) -> str:
-        """A checksum."""
-        return blake2b(self.content, digest_size=16).hexdigest()
-
-    def read(self, key: int) -> bytes:
-        """The bytes."""
-        return self.content
-
-    def size(self, key: int) -> int:
-        """Number of bytes."""
-        return len(self.content)
-
-
 class HuggingFaceSource(RowSource):
     """The rows of a ``datasets.IterableDataset``.
 
     Args:
         rows: the dataset, of which there is one reader at a time.
         state: where to go on; the beginning when ``None``.
+        name: of the shard that the rows are, or of the whole.
         where: the source, for messages.
+
+    Raises:
+        ShardError: a file cannot be read.
+        UnreachableError: a server does not answer.
+        StreamError: the state is of other data.
     """
 
-    def __init__(self, rows: Any, state: Any, where: str) -> None:
-        self._rows, self._where, self._count = rows, where, 0
-        splits, split = getattr(rows.info, "splits", None) or {}, str(rows.split)
-        self._expected = splits[split].num_examples if state is None and split in splits else None
+    def __init__(self, rows: Any, state: Any, name: str, where: str) -> None:
+        self._rows, self._name, self._where, self._count = rows, name, where, 0
         try:
             rows.load_state_dict(state)
             self._iterator = iter(rows)
@@ -88,12 +75,13 @@ class HuggingFaceSource(RowSource):
             row: dict[str, Any] = next(self._iterator)
             row = {column: self._fetched(value) for column, value in row.items()}
         except StopIteration:
-            if self._expected is not None and self._count < self._expected:
-                raise StreamError(f"{self._where} ends early: it should have {self._expected:,} rows") from None
             raise
         except Exception as error:
             # The package raises many kinds of exceptions, including those of the network.
-            raise StreamError(f"{self._where} cannot be read: {_reason(error)}") from error
+            if _is_unreachable(error):
+                raise UnreachableError(f"{self._where} cannot be read: {_reason(error)}") from error
+            lost = f"the rows after {self._count} of this reading" if self._count else "all of its rows"
+            raise ShardError(self._name, f"{_reason(error)}; {lost} are lost") from error
         self._count += 1
         return row
 
@@ -111,6 +99,48 @@ class HuggingFaceSource(RowSource):
             return {**value, "bytes": file.read()}
 
 
+class HuggingFaceShards:
+    """The shards of a ``datasets.IterableDataset``, such as files of Parquet.
+
+    Args:
+        rows: the dataset.
+        path: of the dataset, for messages.
+        split: of the dataset.
+
+    Attributes:
+        names: of the shards.
+    """
+
+    def __init__(self, rows: Any, path: str, split: str) -> None:
+        self.rows, self.where = rows, f"data.path {path}, split {split}"
+        count = int(getattr(rows, "num_shards", 1))
+        files = _files_of(rows)
+        self.names = (
+            tuple(files)
+            if len(set(files)) == count
+            else tuple(f"{path}:{split}:shard {number} of {count}" for number in range(count))
+        )
+
+    def open(self, shard: int, state: Any) -> RowSource:
+        """The rows of a shard from a state on."""
+
+        def opened(state: Any) -> RowSource:
+            count = len(self.names)
+            rows = self.rows.shard(num_shards=count, index=shard) if count > 1 else self.rows
+            return HuggingFaceSource(rows, state, self.names[shard], self.where)
+
+        return Retried(opened, state)
+
+    def in_order(self, state: Any) -> RowSource:
+        """The rows of all shards from a state on."""
+        if state is not None and "shard" not in state:
+            # Saved by an earlier version, which read all shards by one reader of the package.
+            return HuggingFaceSource(self.rows, state, self.where, self.where)
+        splits, split = getattr(self.rows.info, "splits", None) or {}, str(self.rows.split)
+        expected = splits[split].num_examples if split in splits else None
+        return InOrder(self.names, self.open, state, self.where, expected)
+
+
 class StreamedRows(StreamedDataset):
     """The rows of a ``datasets.IterableDataset`` as samples.
 
@@ -121,6 +151,7 @@ class StreamedRows(StreamedDataset):
         split: of the dataset.
         classes: names of the classes, or ``None``.
         shuffle_buffer: rows that are shuffled among each other.
+        readers: logical readers of the shards; ``None`` to choose.
     """
 
     def __init__(
@@ -131,25 +162,29 @@ class StreamedRows(StreamedDataset):
         split: str,
         classes: tuple[str, ...] | None,
         shuffle_buffer: int,
+        readers: int | None = None,
     ) -> None:
-        self.config, self.rows, self.path, self.split = config, rows, path, split
-        self.where = f"data.path {path}, split {split}"
+        self.config, self.path, self.split = config, path, split
+        self.source: HuggingFaceShards | None = HuggingFaceShards(rows, path, split)
+        self.where, self.shards = self.source.where, self.source.names
         self.classes: tuple[str, ...] | None = classes
-        self.shuffle_buffer = shuffle_buffer
+        self.shuffle_buffer, self.readers = shuffle_buffer, readers
         self._labels = class_names(rows)
         self._tokenizers: Mapping[str, Tokenizer] = {}
 
-    def open(self, state: Any = None) -> HuggingFaceSource:
-        return HuggingFaceSource(self.rows, state, self.where)
+    def open(self, state: Any = None) -> RowSource:
+        assert self.source is not None
+        return self.source.in_order(state)
+
+    def open_shard(self, shard: int, state: Any = None) -> RowSource:
+        assert self.source is not None
+        return self.source.open(shard, state)
 
     def read(self, number: int, row: Any) -> Sample:
         dataset = self.config.of_rows([self.located(number, row)], self.classes, training=True)
         dataset.limit_towers(self._tokenizers)
         sample = dataset[0]
-        if self.classes is not None:
-            labels = sample.label if isinstance(sample.label, list) else [sample.label]
-            if unknown := [label for label in labels if label is not None and label not in self.classes]:
-                raise ConfigError(f"{self.name(number)}: {unknown[0]!r} is none of the classes; add it to data.classes")
+        check_label(sample, self.classes, self.name(number))
         return sample
 
     def head(self, count: int) -> Dataset:
@@ -173,7 +208,7 @@ class StreamedRows(StreamedDataset):
         for column, value in row.items():
             content = value.get("bytes") if isinstance(value, dict) else value
             if isinstance(content, bytes):
-                value = FileCell(RowBytes(content), 0)
+                value = FileCell(FileBytes(content), 0)
             elif isinstance(value, dict) and "bytes" in value:
                 value = value.get("path")
             elif column in self._labels:
@@ -183,8 +218,9 @@ class StreamedRows(StreamedDataset):
         return cells, self.name(number), Paths(Path(self.path) / self.split, self.config.home)
 
     def name(self, index: int) -> str:
-        """The dataset, the split and the row."""
-        return f"{self.path}:{self.split}:{index}"
+        """The dataset, the split, and the row, with its shard where shards are read apart."""
+        shard, _ = shard_and_row(index)
+        return f"{self.path}:{self.split}:{index}" if shard is None else self.row_name(index)
 
     def limit_towers(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         """Limits what is read of each row."""
@@ -192,7 +228,29 @@ class StreamedRows(StreamedDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers do not read rows.
-        return {**self.__dict__, "rows": None}
+        return {**self.__dict__, "source": None}
+
+
+def check_label(sample: Sample, classes: tuple[str, ...] | None, name: str) -> None:
+    """Refuses a label that is none of the classes.
+
+    Raises:
+        ConfigError: names it.
+    """
+    labels = sample.label if isinstance(sample.label, list) else [sample.label]
+    unknown = [label for label in labels if label is not None and label not in (classes or ())]
+    if classes is not None and unknown:
+        raise ConfigError(f"{name}: {unknown[0]!r} is none of the classes; add it to data.classes")
+
+
+def _files_of(rows: Any) -> list[str]:
+    """The files of an ``IterableDataset``, one for each shard; empty where the package does not tell."""
+    iterable: Any = getattr(rows, "_ex_iterable", None)
+    while hasattr(iterable, "ex_iterable"):
+        iterable = iterable.ex_iterable
+    arguments = getattr(iterable, "kwargs", None) or {}
+    names = arguments.get("original_files") or arguments.get("files") or []
+    return [printable(str(name)) for name in names] if isinstance(names, list | tuple) else []
 
 
 def undecoded(rows: Any) -> Any:
@@ -210,6 +268,21 @@ def class_names(rows: Any) -> dict[str, Sequence[str]]:
         for column, feature in (rows.features or {}).items()
         if getattr(feature, "names", None) and hasattr(feature, "int2str")
     }
+
+
+_NETWORK = frozenset({"aiohttp", "botocore", "http", "httpx", "huggingface_hub", "requests", "urllib3"})
+"""Packages whose exceptions are those of the network."""
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether a server does not answer, which is not an answer that there is no such file."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, FileNotFoundError) for cause in causes):
+        return False
+    return any(
+        isinstance(cause, ConnectionError | TimeoutError) or type(cause).__module__.partition(".")[0] in _NETWORK
+        for cause in causes
+    )
 
 
 def _reason(error: Exception) -> str:

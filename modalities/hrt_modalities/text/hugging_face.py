@@ -11,8 +11,9 @@ from pydantic import Field, PositiveInt, model_validator
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import Dataset, DatasetConfig
 
-from ..common.hugging_face import EVAL_ROWS, SHUFFLE_BUFFER, load_splits
+from ..common.hugging_face import load_splits
 from ..common.splits import Part, check_split, hash_split
+from ..common.streamed_rows import EVAL_ROWS, SHUFFLE_BUFFER
 from .corpus import Corpus, warn_of_left_out
 from .sources import DocumentSource
 from .streaming import StreamedTexts
@@ -77,12 +78,16 @@ class HuggingFaceConfig(DatasetConfig):
     first windows of ``val`` and ``test`` are read at the start; the data must have such splits."""
     shuffle_buffer: PositiveInt = SHUFFLE_BUFFER
     """Windows of a stream that are in memory and are shuffled among each other; 1 keeps their order."""
+    stream_readers: PositiveInt | None = None
+    """Logical readers of a stream, which divide its shards; batches depend on their number, and not on that of ranks.
+    A rank reads the shards of its readers alone. 1 reads all shards in order, on every rank. When null, a run that
+    starts on one rank reads in order, and one on several ranks by 16 readers or so."""
     eval_rows: PositiveInt = EVAL_ROWS
     """Windows of ``val`` and of ``test`` that are used of a stream. They are in memory."""
 
     @model_validator(mode="after")
     def _streamable(self) -> Self:
-        keys = ("val", "test", "split_seed") if self.streaming else ("shuffle_buffer", "eval_rows")
+        keys = ("val", "test", "split_seed") if self.streaming else ("shuffle_buffer", "stream_readers", "eval_rows")
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
                 how = "with streaming, which reads the splits of the data" if self.streaming else "without streaming"
@@ -106,7 +111,9 @@ class HuggingFaceConfig(DatasetConfig):
             available = ", ".join(splits) or "none that are known"
             raise ConfigError(f"data.path {self.path} has no split {split}; it has {available}")
         rows = splits[split]
-        stream = StreamedTexts(rows, self.path, split, self.text_key, self.context, self.shuffle_buffer)
+        stream = StreamedTexts(
+            rows, self.path, split, self.text_key, self.context, self.shuffle_buffer, self.stream_readers
+        )
         return stream if split == "train" else stream.head(self.eval_rows)
 
     def _corpus(self, split: str) -> Corpus:

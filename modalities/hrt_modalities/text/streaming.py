@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from hrt_mm.core.errors import ConfigError
+from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.data.dataset import Dataset
 from hrt_mm.data.sample import Sample
-from hrt_mm.data.stream import RowSource, StreamedDataset, StreamError
+from hrt_mm.data.stream import RowSource, StreamedDataset, StreamError, shard_and_row
 
-from ..common.streaming import HuggingFaceSource
+from ..common.streaming import HuggingFaceShards
 from .text import Text
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,9 @@ class WindowSource(RowSource):
     def state(self) -> Any:
         return {"documents": self._before, "skip": self._position} if self._has_states else None
 
+    def skipped(self) -> list[BadSample]:
+        return self._documents.skipped()
+
 
 class StreamedTexts(StreamedDataset):
     """Windows over the rows of a ``datasets.IterableDataset``.
@@ -105,29 +108,47 @@ class StreamedTexts(StreamedDataset):
         key: column of the text.
         context: tokens of a window, where tokens are bytes.
         shuffle_buffer: windows that are shuffled among each other.
+        readers: logical readers of the shards, in which windows begin anew; ``None`` to choose.
 
     Raises:
         ConfigError: there is no such column.
     """
 
-    def __init__(self, rows: Any, path: str, split: str, key: str, context: int, shuffle_buffer: int) -> None:
-        self.rows, self.path, self.split, self.key, self.context = rows, path, split, key, context
-        self.where = f"data.path {path}, split {split}"
-        self.shuffle_buffer = shuffle_buffer
+    def __init__(
+        self,
+        rows: Any,
+        path: str,
+        split: str,
+        key: str,
+        context: int,
+        shuffle_buffer: int,
+        readers: int | None = None,
+    ) -> None:
+        self.path, self.split, self.key, self.context = path, split, key, context
+        self.source: HuggingFaceShards | None = HuggingFaceShards(rows, path, split)
+        self.where, self.shards = self.source.where, self.source.names
+        self.shuffle_buffer, self.readers = shuffle_buffer, readers
         if rows.column_names is not None and key not in rows.column_names:
             have = ", ".join(rows.column_names)
             raise ConfigError(f"data.path {path} has no column {key!r}; it has {have}. Set data.text_key")
 
     def open(self, state: Any = None) -> WindowSource:
-        documents = HuggingFaceSource(self.rows, None if state is None else state["documents"], self.where)
+        assert self.source is not None
+        documents = self.source.in_order(None if state is None else state["documents"])
+        return WindowSource(documents, self.key, self.context, state, self.where)
+
+    def open_shard(self, shard: int, state: Any = None) -> WindowSource:
+        assert self.source is not None
+        documents = self.source.open(shard, None if state is None else state["documents"])
         return WindowSource(documents, self.key, self.context, state, self.where)
 
     def read(self, number: int, row: Any) -> Sample:
         return Sample(row, None, self.name(number))
 
     def name(self, index: int) -> str:
-        """The dataset, the split and the window."""
-        return f"{self.path}:{self.split}:window {index}"
+        """The dataset, the split, and the window, with its shard where shards are read apart."""
+        shard, _ = shard_and_row(index)
+        return f"{self.path}:{self.split}:window {index}" if shard is None else self.row_name(index)
 
     def head(self, count: int) -> Dataset:
         """The first windows as a dataset in memory.
@@ -145,7 +166,7 @@ class StreamedTexts(StreamedDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers do not read rows.
-        return {**self.__dict__, "rows": None}
+        return {**self.__dict__, "source": None}
 
 
 class TextWindows(Dataset):
