@@ -15,7 +15,9 @@ from hrt_mm.train.distributed import ProcessGroup
 
 forkserver = multiprocessing.get_context("forkserver")
 # Preloading is a setting of the one server that all contexts share, so it is made here once.
-forkserver.set_forkserver_preload(["hrt_mm.train.loop", "hrt_mm.config", "hrt_modalities.text.corpus", "torch._dynamo"])
+forkserver.set_forkserver_preload(
+    ["hrt_mm.train.loop", "hrt_mm.config", "hrt_modalities.text.corpus", "torch._dynamo", "torch.distributed.fsdp"]
+)
 
 
 def on_two_ranks(function: Callable[..., Any], *args: Any) -> list[Any]:

@@ -23,7 +23,7 @@ def needed(argv: Sequence[str], parsers: Commands) -> bool:
 
 def add_names(parsers: Commands) -> None:
     """Adds the names of the commands of plug-ins for the help of ``hrt-mm``, without importing them."""
-    members: dict[str, list[str]] = {"data": ["show"]}
+    members: dict[str, list[str]] = {"checkpoint": ["convert"], "data": ["show"]}
     for entry in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
         group, _, name = entry.name.partition(".")
         members.setdefault(group, []).extend([name] if name else [])
@@ -48,9 +48,10 @@ def add(parsers: Commands) -> None:
 
 def _grouped(builtin: Commands) -> dict[str, dict[str, Command]]:
     from ..data.registry import commands
+    from .checkpoint import CONVERT
     from .data import PACK, SHOW
 
-    groups = {"data": {"show": SHOW, "pack": PACK}}
+    groups = {"checkpoint": {"convert": CONVERT}, "data": {"show": SHOW, "pack": PACK}}
     for registered, plugin in commands().items():
         group, _, name = plugin.name.partition(" ")
         others = groups.get(group, {})

@@ -190,11 +190,10 @@ class PredictionJob:
         return count
 
     def _identity(self) -> dict[str, Any]:
-        files = self.run.checkpoint.state["files"]
-        weights = files.get("ema.safetensors") or files["model.safetensors"]
+        checkpoint = self.run.checkpoint
         size = len(self.plans[0].indices) if self.plans else 0
         return {
-            "weights": weights["sha256"],
+            "weights": checkpoint.digest("ema" if "ema" in checkpoint else "model"),
             "batch size": size,
             "top": self.top,
             "precision": self.precision,

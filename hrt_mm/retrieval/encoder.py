@@ -107,13 +107,12 @@ class RunEncoder(VectorEncoder):
                 )
         elif dim is not None:
             run.task.narrow(dim)
-        files = run.checkpoint.state["files"]
-        weights = files.get("ema.safetensors") or files["model.safetensors"]
+        digest = run.checkpoint.digest("ema" if "ema" in run.checkpoint else "model")
         run.task.to(chosen)
         width = run.task.width if isinstance(run.task, Contrastive) else encoder.width if encoder is not None else 0
         # A search loads the model again, maybe on another machine.
         where = str(folder) if is_repository(folder) else str(Path(folder).resolve())
-        return cls(run, Model(weights["sha256"], width, where), chosen, precision, encoder)
+        return cls(run, Model(digest, width, where), chosen, precision, encoder)
 
     @property
     def task(self) -> Contrastive | PooledEncoder:

@@ -1,12 +1,16 @@
 """One checkpoint: a folder of safetensors files, and a ``state.json`` with their sizes and checksums. No pickle.
 
-It is written under a temporary name, flushed to disk and renamed, so that a checkpoint is never incomplete.
+In the single form, each part is a file: ``model.safetensors``. In the sharded form, it is a folder with a file for each
+shard: ``model/shard-00001-of-00002.safetensors``. A checkpoint is written under a temporary name, flushed to disk and
+renamed, so that it is never incomplete.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +22,13 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..data.atomic_files import flush_folder, write_flushed
 from ..data.extents import Extents
-from ..data.storage import Format, Sum, read_tensors
+from ..data.storage import Format, Sum
+from .saved_tensors import SavedTensors, Shard, encode_shards
 from .weights import gathered
 
 PARTS = ("model", "optimizer", "ema")
-"""The files of a checkpoint, each ``PART.safetensors``."""
+"""The parts of a checkpoint."""
+_SHARD = re.compile(r"(\w+)/shard-(\d{5})-of-(\d{5})\.safetensors")
 REMEDY = "restore it from a copy, or use another checkpoint"
 
 
@@ -123,55 +129,165 @@ class Checkpoint:
         """Optimizer steps taken."""
         return int(self.state["step"])
 
+    @property
+    def shards(self) -> int:
+        """Number of shards of each part; 0 in the single form."""
+        return max((int(match[3]) for match in map(_SHARD.fullmatch, self.state["files"]) if match), default=0)
+
     def __contains__(self, part: str) -> bool:
-        return f"{part}.safetensors" in self.state["files"]
+        return bool(self._files(part))
+
+    def _files(self, part: str) -> list[str]:
+        return sorted(name for name in self.state["files"] if name.startswith((f"{part}.", f"{part}/")))
+
+    def saved(self, part: str) -> SavedTensors:
+        """The tensors of one part, which are read from the files when they are accessed.
+
+        Raises:
+            CheckpointError: it has no such part, or a file is damaged.
+        """
+        if part not in self:
+            raise CheckpointError(f"{self.folder} holds no {part}; it has {', '.join(sorted(self.state['files']))}")
+        return SavedTensors([self.folder / name for name in self._files(part)], REMEDY, CheckpointError)
 
     def tensors(self, part: str) -> dict[str, Tensor]:
         """The tensors of one part, on the host.
 
         Raises:
-            CheckpointError: it has no such part, or the file is damaged.
+            CheckpointError: it has no such part, or a file is damaged.
         """
-        if part not in self:
-            raise CheckpointError(f"{self.folder} holds no {part}; it has {', '.join(sorted(self.state['files']))}")
-        return read_tensors(self.folder / f"{part}.safetensors", REMEDY, CheckpointError)[1]
+        return dict(self.saved(part))
+
+    def digest(self, part: str) -> str:
+        """SHA-256 of a part: of its file, or of the checksums of its shards."""
+        sums = [str(self.state["files"][name]["sha256"]) for name in self._files(part)]
+        return sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
-def write_checkpoint(folder: Path, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Writes a checkpoint, replacing one of the same name.
+def single_file(part: str, tensors: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """The file of a part in the single form, by its name."""
+    # The format has neither strides nor devices. Other libraries read only files that name theirs.
+    data = safetensors.torch.save({name: gathered(value) for name, value in tensors.items()}, {"format": "pt"})
+    return {f"{part}.safetensors": data}
+
+
+def shard_file(part: str, shards: Mapping[str, Shard], index: int, count: int) -> dict[str, bytes]:
+    """The file of a shard of a part, by its name.
 
     Args:
-        folder: of the checkpoint; the parent must exist.
-        state: JSON-serializable; ``schema`` and ``files`` are added.
-        parts: tensors by name, of each part.
+        part: one of :data:`PARTS`.
+        shards: rows by the name of their tensor.
+        index: of the shard, from 0.
+        count: number of shards.
+    """
+    return {f"{part}/shard-{index + 1:05d}-of-{count:05d}.safetensors": encode_shards(shards)}
+
+
+def prepare(folder: Path) -> Path:
+    """Makes the folder that a checkpoint is written into before it gets its name.
 
     Raises:
-        OSError: the disk is full or fails. The incomplete checkpoint is removed, and one that was there before is kept.
+        OSError: it cannot be made.
+    """
+    aside = folder.with_name(f".{folder.name}.tmp")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    return aside
+
+
+def write_files(aside: Path, files: Mapping[str, bytes]) -> dict[str, Sum]:
+    """Writes files of a checkpoint into what :func:`prepare` made, and returns their sizes and checksums.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    sums = {}
+    for name, data in files.items():
+        (aside / name).parent.mkdir(exist_ok=True)
+        write_flushed(aside / name, data)
+        sums[name] = Sum.of(data)
+    return sums
+
+
+def commit(folder: Path, state: Mapping[str, Any], sums: Mapping[str, Sum]) -> None:
+    """Gives a checkpoint its name once all of its files are written, replacing one of the same name.
+
+    Args:
+        folder: of the checkpoint.
+        state: JSON-serializable; ``schema`` and ``files`` are added.
+        sums: of its files by name.
+
+    Raises:
+        OSError: the disk is full or fails. One that was there before is kept.
     """
     aside, previous = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir()
-        files = {}
-        for part, tensors in parts.items():
-            assert part in PARTS
-            # The format has neither strides nor devices. Other libraries read only files that name theirs.
-            data = safetensors.torch.save({name: gathered(value) for name, value in tensors.items()}, {"format": "pt"})
-            write_flushed(aside / f"{part}.safetensors", data)
-            files[f"{part}.safetensors"] = Sum.of(data).__dict__
+        files = {name: sums[name].__dict__ for name in sorted(sums)}
         write_flushed(aside / "state.json", STATE.encode({**state, "files": files}))
+        for inner in {(aside / name).parent for name in files}:
+            flush_folder(inner)
         flush_folder(aside)
         # A folder cannot be renamed over another one. After a kill between the renames, tidy() puts the old one back.
         if folder.exists():
             folder.rename(previous)
         aside.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        discard(folder)
         if previous.exists() and not folder.exists():
             previous.rename(folder)
     # A rename is durable only once the folder that it happened in is.
     flush_folder(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes what was written of a checkpoint that did not get its name."""
+    shutil.rmtree(folder.with_name(f".{folder.name}.tmp"), ignore_errors=True)
+
+
+def write_checkpoint(
+    folder: Path, state: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]], *, shards: int = 0
+) -> None:
+    """Writes a checkpoint, replacing one of the same name.
+
+    Args:
+        folder: of the checkpoint; the parent must exist.
+        state: JSON-serializable; ``schema`` and ``files`` are added.
+        parts: tensors by name, of each part.
+        shards: number of shards; the single form for 0.
+
+    Raises:
+        OSError: the disk is full or fails. The incomplete checkpoint is removed, and one that was there before is kept.
+    """
+    aside = prepare(folder)
+    try:
+        sums: dict[str, Sum] = {}
+        # Files one after another, so that the content of one alone is in memory.
+        for part, tensors in parts.items():
+            assert part in PARTS
+            for index in range(shards or 1):
+                content = (
+                    shard_file(part, _rows_of_shard(tensors, index, shards), index, shards)
+                    if shards
+                    else single_file(part, tensors)
+                )
+                sums |= write_files(aside, content)
+        commit(folder, state, sums)
+    finally:
+        discard(folder)
+
+
+def _rows_of_shard(tensors: Mapping[str, Tensor], index: int, count: int) -> dict[str, Shard]:
+    """As FSDP2 divides rows. Tensors of one row or none are in the first shard."""
+    shards = {}
+    for name, value in tensors.items():
+        rows = -(-len(value) // count) if value.ndim and len(value) > 1 else 0
+        if rows and index * rows < len(value):
+            shards[name] = Shard(value[index * rows : (index + 1) * rows], index * rows)
+        elif not rows and index == 0:
+            shards[name] = Shard(value)
+    return shards
 
 
 def tidy(parent: Path) -> None:
@@ -205,9 +321,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         CheckpointError: names the file, and its actual and expected values.
     """
     state = read_state(folder)
-    allowed = {f"{part}.safetensors" for part in PARTS}
+    _check_names(folder / "state.json", state["files"])
     for name, expected in state["files"].items():
-        if name not in allowed:
-            raise CheckpointError(f"{folder / 'state.json'} names a file {name!r}; a checkpoint has {sorted(allowed)}")
         Sum(**expected).check(folder / name, REMEDY, CheckpointError)
     return Checkpoint(folder, state)
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """Refuses names that are not of a checkpoint, and shards of which some are not named."""
+    names = set(names)
+    for name in names:
+        match = _SHARD.fullmatch(name)
+        if name not in {f"{part}.safetensors" for part in PARTS} and (match is None or match[1] not in PARTS):
+            allowed = ", ".join(f"{part}.safetensors" for part in PARTS)
+            raise CheckpointError(f"{path} names a file {name!r}; a checkpoint has {allowed}, or shards of these")
+        if match is not None:
+            expected = {f"{match[1]}/shard-{index + 1:05d}-of-{match[3]}.safetensors" for index in range(int(match[3]))}
+            if missing := sorted(expected - names):
+                raise CheckpointError(f"{path} names {name} and not {missing[0]}; {REMEDY}")

@@ -206,6 +206,8 @@ class TrainConfig(Component):
     """Code that runs at set points of training, by the name under which an installed package registers it."""
     save_every: PositiveInt | None = 500
     """Steps between checkpoints; only the best, and the one at the end or at a stop, when null."""
+    save_async: bool = False
+    """Write checkpoints while training goes on, from a copy in host memory."""
     keep_last: PositiveInt = 2
     """Newest checkpoints that stay, beside the best."""
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = "auto"
@@ -279,6 +281,8 @@ class TrainConfig(Component):
     def _clock_sees_all(self) -> TrainConfig:
         if self.clock == "cpu" and self.workers:
             raise ValueError("clock: cpu does not see what loader workers compute; set workers: 0")
+        if self.clock == "cpu" and self.save_async:
+            raise ValueError("clock: cpu would count the writing of checkpoints in between; set save_async: false")
         return self
 
 

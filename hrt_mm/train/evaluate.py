@@ -172,4 +172,4 @@ def extents_of(state: Mapping[str, Any]) -> dict[str, Extents]:
 def load_trained(task: Task, checkpoint: Checkpoint) -> None:
     """Loads a checkpoint's weights into a task: their moving average if it has one."""
     part = "ema" if "ema" in checkpoint else "model"
-    load_weights(task, checkpoint.tensors(part), f"{part}.safetensors of {checkpoint.folder}")
+    load_weights(task, checkpoint.saved(part), f"the {part} weights of {checkpoint.folder}")

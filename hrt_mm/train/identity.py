@@ -50,6 +50,7 @@ MAY_CHANGE = {
     "train.max_bad_share",
     "train.num_threads",
     "train.parallel",
+    "train.save_async",
     "train.save_every",
     "train.shard_size",
     "train.steps",

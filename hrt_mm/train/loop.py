@@ -132,6 +132,8 @@ def fit(run: Run, callbacks: Sequence[Callback] = ()) -> None:
             run.save(ending=ending)
             for callback in callbacks:
                 callback.on_save(run)
+        if ending:
+            run.finish_save(ending=True)
         if stopping:
             raise run.stopped()
         if finished:
@@ -304,6 +306,7 @@ def _seed(run: Run, index: int) -> None:
 
 def _nonfinite(run: Run, batches: list[Batch], losses: Tensor, loss: float) -> NonFiniteError:
     """The error to raise, after repeating the forward passes to find the first module with non-finite outputs."""
+    run.finish_save()
     sources = []
     with unsharded(run.task):
         for index, (batch, finite) in enumerate(zip(batches, losses.isfinite().all(1).tolist(), strict=True)):

@@ -16,7 +16,8 @@ from ..core.errors import ConfigError
 from ..core.extras import needs_extra
 from ..tasks.base import Task
 from .config import OptimConfig
-from .weights import assign, is_sharded, local, refuse
+from .saved_tensors import SavedTensors
+from .weights import assign_saved, is_sharded, local, refuse
 
 
 def build_optimizer(task: Task, config: OptimConfig) -> torch.optim.Optimizer:
@@ -264,28 +265,32 @@ def load_optimizer_state(
         UserError: names or shapes differ; names ``source`` and the first of them.
     """
     parameters = dict(_trainable(task))
-    states: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, str]] = {}
+    shapes = tensors.shapes if isinstance(tensors, SavedTensors) else {name: tensors[name].shape for name in tensors}
     mismatched = []
-    for full_name, value in tensors.items():
+    for full_name, shape in shapes.items():
         key, _, name = full_name.partition("/")
         if name not in parameters:
             mismatched.append(f"{full_name} is unknown")
-        elif value.ndim and value.shape != parameters[name].shape:
-            mismatched.append(f"{full_name} has shape {tuple(value.shape)}, not {tuple(parameters[name].shape)}")
-        states.setdefault(name, {})[key] = value
+        elif len(shape) and shape != parameters[name].shape:
+            mismatched.append(f"{full_name} has shape {tuple(shape)}, not {tuple(parameters[name].shape)}")
+        states.setdefault(name, {})[key] = full_name
     refuse(mismatched, source)
-    for name, state in states.items():
+    for name, keys in states.items():
         parameter = parameters[name]
-        optimizer.state[parameter] = {key: _restored(value, parameter) for key, value in state.items()}
+        optimizer.state[parameter] = {
+            key: _restored(tensors, full_name, len(shapes[full_name]), parameter) for key, full_name in keys.items()
+        }
 
 
-def _restored(value: Tensor, parameter: nn.Parameter) -> Tensor | int:
+def _restored(tensors: Mapping[str, Tensor], name: str, ndim: int, parameter: nn.Parameter) -> Tensor | int:
     """A value of the state of a parameter."""
-    if not value.ndim:
+    if not ndim:
+        value = tensors[name]
         return value.to(parameter.device) if value.is_floating_point() else int(value)
     # Moments are laid out in memory, and sharded, as their parameter is.
     moment = torch.empty_like(parameter)
-    assign(moment, value)
+    assign_saved(moment, tensors, name)
     return moment
 
 

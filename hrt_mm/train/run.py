@@ -33,14 +33,15 @@ from .regions import compile_regions
 from .reporting import Reporter, metrics_line
 from .sampler import Position
 from .samples import BadCounts, BadSamples, together
+from .saving import Saver
 from .seeding import forked, mix, seed_all
-from .sharding import choose_sharding, is_sharded_module, scatter
+from .sharding import choose_sharding, scatter
 from .signals import StopSignals
 from .state import TrainState, pack, unpack
 from .store import CheckpointStore
 from .streamed import joined, train_sampler
 from .summary import machine, parameter_count, peak_memory_bytes, write_summary
-from .weights import EMA, gathered, named_weights
+from .weights import EMA, named_weights
 
 if TYPE_CHECKING:
     from .run_config import RunConfig
@@ -112,6 +113,7 @@ class Run:
         self.store = CheckpointStore(
             self.folder, keep_last=options.keep_last, monitor=self.monitor.metric, mode=self.monitor.mode
         )
+        self.saver = Saver(self.store, ranks, sharding, background=options.save_async)
         self.state, self.meters = TrainState(), Meters()
         length = self.data.counts.get("train", sys.maxsize)
         dataset = self.data.splits["train"]
@@ -193,7 +195,11 @@ class Run:
         """
         self.state.seconds = self.clock.seconds()
         self.ranks.at_step(self.state.step + 1)
-        signal, spent = self.ranks.max(self.stop.number, self.clock.fraction_spent(self.state.seconds))
+        signal, spent, writing = self.ranks.max(
+            self.stop.number, self.clock.fraction_spent(self.state.seconds), float(self.saver.writing)
+        )
+        if not writing:
+            self.finish_save()
         return signal > 0, spent
 
     def evaluation_due(self, *, finished: bool) -> bool:
@@ -282,6 +288,7 @@ class Run:
         if (early_stopping := self.options.early_stopping) is not None:
             self.state.patience.update(value, self.monitor.mode, early_stopping.min_delta)
         self.evaluated_bad["val"] = together(self.ranks.gather(self.val.bad.counts()))
+        self.finish_save()
         # Only the first rank reads the checkpoints that the metric is compared with.
         best = self.ranks.is_main and self.store.improves(value)
         self.reporter.evaluation(metrics, best=best)
@@ -293,28 +300,39 @@ class Run:
         Raises:
             UserError: the checkpoint cannot be written and the run is ending.
         """
+        self.finish_save()
         sums = added(self.ranks.gather(self.meters.sums()))
-        parts = pack(self.task, self.optimizer, self.ema)
         if self.ranks.world_size > 1:
             # The first rank goes on with the sums of all, as a resumed run does, so that both log the same.
             self.meters.restore(sums if self.ranks.is_main else {})
         bad = together(self.ranks.gather(self.bad.counts()))
-        if is_sharded_module(self.task):
-            # All ranks contribute, and the first one writes.
-            parts = {
-                part: {name: gathered(value) for name, value in tensors.items()} for part, tensors in parts.items()
-            }
         position = joined(self.ranks.gather(self.state.position))
-        if self.reporter.metrics_log is not None:
-            try:
-                with self.clock.paused():
-                    self.reporter.metrics_log.sync()
-                    state = self._checkpoint_state(sums, bad, position, self.reporter.metrics_log.lines)
-                    self.store.save(state, parts)
-            except OSError as error:
-                self._handle_failed_save(error, ending=ending)
-        self.unsaved = False
+        metrics_log = self.reporter.metrics_log
+        with self.clock.paused():
+            lines, failed = 0, None
+            if metrics_log is not None:
+                try:
+                    metrics_log.sync()
+                except OSError as error:
+                    failed = error
+                lines = metrics_log.lines
+            state = self._checkpoint_state(sums, bad, position, lines)
+            self.saver.start(state, pack(self.task, self.optimizer, self.ema), failed)
+            self.unsaved = False
+            if ending or not self.options.save_async:
+                self.finish_save(ending=ending)
         self.reporter.throughput.pause()
+
+    def finish_save(self, *, ending: bool = False) -> None:
+        """Completes a checkpoint that is being written, if any. If that failed, training goes on from the last one.
+
+        Raises:
+            UserError: it failed, and the run is ending.
+        """
+        if self.saver.pending:
+            step = self.saver.step
+            if (error := self.saver.finish()) is not None:
+                self._handle_failed_save(error, step, ending=ending)
 
     def _checkpoint_state(self, sums: Sums, bad: BadCounts, position: Position, log_lines: int) -> dict[str, Any]:
         return self.state.plain() | {
@@ -334,18 +352,18 @@ class Run:
             "config_digest": config_digest(self.config),
         }
 
-    def _handle_failed_save(self, error: OSError, *, ending: bool) -> None:
+    def _handle_failed_save(self, error: Exception, step: int, *, ending: bool) -> None:
         self.state.failed_saves += 1
         latest = self.store.latest_path()
         remaining = f"the last good checkpoint is {latest}" if latest else "there is no checkpoint yet"
         if ending:
             raise UserError(
-                f"the last checkpoint, of step {self.state.step}, could not be written ({error}); {remaining}; "
+                f"the last checkpoint, of step {step}, could not be written ({error}); {remaining}; "
                 "make room and resume"
             ) from error
-        log.warning(
+        self.reporter.warn(
             "the checkpoint of step %d could not be written (%s), failure %d of this run; %s, and the run goes on",
-            self.state.step, error, self.state.failed_saves, remaining,
+            step, error, self.state.failed_saves, remaining,
         )  # fmt: skip
 
     def stopped(self) -> Stopped:

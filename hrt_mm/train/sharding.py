@@ -39,6 +39,12 @@ class Sharding:
 
     def __init__(self, mesh: DeviceMesh, dtype: torch.dtype) -> None:
         self.mesh, self.dtype = mesh, dtype
+        self.count = mesh.size(mesh.ndim - 1)
+        """Number of shards."""
+        self.index = mesh.get_local_rank("shard")
+        """Of this rank's shard, from 0."""
+        self.replica = mesh.get_local_rank("replicate") if mesh.ndim > 1 else 0
+        """Index of the replica that this rank is in."""
 
     def build(self, make: Callable[[], Task], device: torch.device) -> Task:
         """Builds a task of which each rank holds a shard, without initial weights; see :func:`scatter`.

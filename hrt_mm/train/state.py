@@ -71,9 +71,7 @@ def unpack(checkpoint: Checkpoint, task: Task, optimizer: torch.optim.Optimizer,
     Raises:
         UserError: they are of another model; names the first that differ.
     """
-    load_weights(task, checkpoint.tensors("model"), f"model.safetensors of {checkpoint.folder}")
-    load_optimizer_state(
-        optimizer, task, checkpoint.tensors("optimizer"), f"optimizer.safetensors of {checkpoint.folder}"
-    )
+    load_weights(task, checkpoint.saved("model"), f"the model of {checkpoint.folder}")
+    load_optimizer_state(optimizer, task, checkpoint.saved("optimizer"), f"the optimizer state of {checkpoint.folder}")
     if ema is not None:
-        ema.restore(checkpoint.tensors("ema"), f"ema.safetensors of {checkpoint.folder}")
+        ema.restore(checkpoint.saved("ema"), f"the moving average of {checkpoint.folder}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from .saved_tensors import SavedTensors
 
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
@@ -54,6 +55,16 @@ def local_rows(value: Tensor) -> tuple[int, int]:
     return first, len(local(value))
 
 
+def assign_saved(value: Tensor, weights: Mapping[str, Tensor], name: str) -> None:
+    """Copies one of ``weights`` into a tensor. For a shard, only its rows are read from a file."""
+    if is_sharded(value) and isinstance(weights, SavedTensors):
+        with torch.no_grad():
+            local(value).copy_(weights.rows(name, *local_rows(value)))
+    else:
+        assign(value, weights[name])
+
+
+@torch.no_grad()
 def assign(value: Tensor, whole: Tensor) -> None:
     """Copies a tensor into one of its shape, or into this rank's shard of it.
 
@@ -71,10 +82,12 @@ def mismatches(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) ->
     """Names and shapes of ``weights`` that differ from ``expected``, one phrase each."""
     phrases = [f"{name} is missing" for name in expected if name not in weights]
     phrases += [f"{name} is unknown" for name in weights if name not in expected]
+    # Those of files need not be read for that.
+    shapes = weights.shapes if isinstance(weights, SavedTensors) else {name: weights[name].shape for name in weights}
     phrases += [
-        f"{name} has shape {tuple(weights[name].shape)}, not {tuple(value.shape)}"
+        f"{name} has shape {tuple(shapes[name])}, not {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in weights and weights[name].shape != value.shape
+        if name in shapes and shapes[name] != value.shape
     ]
     return phrases
 
@@ -103,7 +116,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) 
     refuse(mismatches(current, weights), source)
     with torch.no_grad():
         for name, value in current.items():
-            assign(value, weights[name])
+            assign_saved(value, weights, name)
 
 
 class EMA:
@@ -141,7 +154,7 @@ class EMA:
         """
         refuse(mismatches(self.weights, weights), source)
         for name, value in self.weights.items():
-            assign(value, weights[name])
+            assign_saved(value, weights, name)
 
     @contextmanager
     def swapped_into(self, module: nn.Module) -> Iterator[None]:
