@@ -80,7 +80,8 @@ def trained(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finis
     Raises:
         UserError: the run failed; gives its last words.
     """
-    words = [sys.executable, "-m", "hrt_mm", "train", str(config), f"run.dir={folder}", *overrides]
+    # A run that was interrupted goes on from its last checkpoint.
+    words = [sys.executable, "-m", "hrt_mm", "train", str(config), "--resume", f"run.dir={folder}", *overrides]
     with folder.with_suffix(".log").open("w+") as log:
         done = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False, env={**os.environ})
         log.seek(0)
