@@ -85,11 +85,12 @@ USES = {
         "torchmetrics": "from hrt_mm.metrics.texts import check_text_metrics; check_text_metrics()",
     },
     "pretrained": {
-        "open-clip-torch": "from hrt_modalities.common.pretrained import open_clip_model; "
+        "open-clip-torch": "from hrt_modalities.common.model_sources import open_clip_model; "
         "open_clip_model('ViT-B-32', pretrained=False)",
-        "peft": "from hrt_modalities.common.pretrained import LoraAdapters, add_adapters; "
+        "peft": "from hrt_modalities.common.encoder_layers import LoraAdapters, add_adapters; "
         "add_adapters(torch.nn.Linear(2, 2), LoraAdapters())",
-        "transformers": "from hrt_modalities.common.pretrained import transformers_config; transformers_config('bert')",
+        "transformers": "from hrt_modalities.common.model_sources import transformers_config; "
+        "transformers_config('bert')",
     },
     "report": {"matplotlib": "from hrt_mm.analysis.report import diagnose; diagnose(Path('run'))"},
     "speech": {"espeakng-loader": "from hrt_modalities.audio.synthesis import Engine; Engine()"},

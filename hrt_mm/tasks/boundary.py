@@ -20,7 +20,6 @@ from ..core.levels import HierarchyConfig
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import seconds_per_token
-from ..data.sample import Sample
 from ..metrics.boundaries import BoundaryScores, boundary_scores, random_boundaries, uniform_boundaries
 from .base import TaskOutput
 from .batch import Batch
@@ -70,10 +69,6 @@ class BoundaryConfig(EncoderTaskConfig):
         if tokenizer.axes > 1:
             raise ConfigError(f"task boundary needs tokens on one axis, and the modality has {tokenizer.axes}")
         return Boundary(self, model, tokenizer)
-
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
-        """None: the tokens carry the boundary."""
-        return
 
 
 class Boundary(EncoderTask):

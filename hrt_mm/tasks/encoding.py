@@ -62,13 +62,15 @@ class EncoderTaskConfig(TaskConfig):
             ConfigError: the model cannot serve this task; names the keys.
         """
 
-    @abstractmethod
     def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
-        """What the loss compares with, from the samples' labels; ``None`` where the tokens are their own target.
+        """What the loss compares with, from the samples' labels.
+
+        By default ``None``: the tokens are their own target, or the task's collator makes the targets.
 
         Raises:
             BadSample: a label that is not one of the training set's.
         """
+        return None
 
 
 class SingleCollator(Collator):

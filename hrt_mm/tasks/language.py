@@ -6,7 +6,7 @@ Shapes: T level-0 tokens, D width of level 0, V vocabulary, P predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -22,7 +22,6 @@ from ..core.pyramid import Pyramid
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import ByteCounting, Discrete
-from ..data.sample import Sample
 from .base import TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask, EncoderTaskConfig
@@ -61,10 +60,6 @@ class LanguageConfig(EncoderTaskConfig):
         if not isinstance(tokenizer, Discrete):
             raise ConfigError(f"task language predicts ids, and {type(tokenizer).__name__} has no vocabulary")
         return LanguageModel(model, tokenizer, tokenizer.vocabulary, self.noise)
-
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
-        """None: the tokens are their own target."""
-        return
 
 
 class LanguageModel(EncoderTask):

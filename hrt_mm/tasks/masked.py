@@ -10,7 +10,6 @@ Shapes: T level-0 tokens, U units, D width of level 0, P features of a raw token
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,7 +28,6 @@ from ..core.segments import segment_mean
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import Continuous, Discrete, reconstruction_targets
-from ..data.sample import Sample
 from .base import TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask, EncoderTaskConfig
@@ -84,10 +82,6 @@ class MaskedConfig(EncoderTaskConfig):
         if isinstance(tokenizer, Continuous) and tokenizer.features == 1 and self.normalize:
             raise ConfigError("task.normalize leaves nothing of raw tokens of 1 feature; set task.normalize: false")
         return Masked(self, model, tokenizer, unit)
-
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> None:
-        """None: the raw tokens are their own target."""
-        return
 
 
 class Masked(EncoderTask):

@@ -69,10 +69,6 @@ class SemanticSegmentationConfig(EncoderTaskConfig):
         """Makes batches of images and masks."""
         return MaskCollator(self, models, tokenizers, classes)
 
-    def targets(self, samples: Sequence[Sample], tokens: Tokens, classes: tuple[str, ...] | None) -> Tensor | None:
-        """Targets are made by :class:`MaskCollator`, which has the tokenizer."""
-        raise NotImplementedError
-
     def mask_of(self, sample: Sample, classes: Sequence[str]) -> Tensor:
         """(H, W) int64 classes of the pixels of a sample, -1 for none.
 

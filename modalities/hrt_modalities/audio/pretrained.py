@@ -17,8 +17,7 @@ from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import MissingLibrary, needs_extra
 from hrt_mm.core.initial_weights import needs_weights
 
-from ..common.pretrained import (
-    PretrainedStem,
+from ..common.model_sources import (
     check_folder,
     check_missing,
     check_modality,
@@ -28,6 +27,7 @@ from ..common.pretrained import (
     transformers_config,
     transformers_model,
 )
+from ..common.pretrained import PretrainedStem
 from .encoders import (
     ResemblyzerEncoder,
     SoundEncoder,

@@ -19,8 +19,8 @@ from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.pretrained_towers import PretrainedTower, PretrainedTowers
 from hrt_mm.data.tokenizer import Tokenizer
 
-from ..common.pretrained import (
-    EXTRA,
+from ..common.encoder_layers import EXTRA
+from ..common.model_sources import (
     check_folder,
     is_folder,
     loading,

@@ -12,15 +12,9 @@ from torch import nn
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.extras import needs_extra
 
-from ..common.pretrained import (
-    EXTRA,
-    PretrainedStem,
-    check_modality,
-    is_folder,
-    loading,
-    transformers_config,
-    transformers_model,
-)
+from ..common.encoder_layers import EXTRA
+from ..common.model_sources import check_modality, is_folder, loading, transformers_config, transformers_model
+from ..common.pretrained import PretrainedStem
 from .encoders import EncoderTokenizer, TextEncoderEmbedding
 
 _SUBWORDS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")

@@ -22,10 +22,8 @@ from hrt_mm.core.extras import is_installed, needs_extra
 from hrt_mm.core.initial_weights import needs_weights
 from hrt_mm.core.tokens import Tokens
 
-from ..common.pretrained import (
-    EXTRA,
-    PretrainedStem,
-    StemEncoder,
+from ..common.encoder_layers import EXTRA
+from ..common.model_sources import (
     check_folder,
     check_modality,
     is_folder,
@@ -36,6 +34,7 @@ from ..common.pretrained import (
     transformers_config,
     transformers_model,
 )
+from ..common.pretrained import PretrainedStem, StemEncoder
 from .patches import Blocks, through_images
 
 Colors = tuple[tuple[float, ...], tuple[float, ...]]

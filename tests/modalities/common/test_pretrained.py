@@ -11,17 +11,9 @@ from torch import nn
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.per_step import training_step
-from hrt_modalities.common.pretrained import (
-    PretrainedStem,
-    StemEncoder,
-    check_modality,
-    keep_layers,
-    layer_list,
-    open_clip_name,
-    parameter_groups,
-    transformers_config,
-    transformers_model,
-)
+from hrt_modalities.common.encoder_layers import keep_layers, layer_list, parameter_groups
+from hrt_modalities.common.model_sources import check_modality, open_clip_name, transformers_config, transformers_model
+from hrt_modalities.common.pretrained import PretrainedStem, StemEncoder
 
 transformers = pytest.importorskip("transformers")
 
