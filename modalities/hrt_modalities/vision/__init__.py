@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.modality import Modality
 from hrt_mm.data.tokenizer import Tokenizer
 
@@ -81,11 +82,13 @@ class Vision(Modality):
         """The encoder of a run with timm's interface.
 
         Raises:
-            ConfigError: the stem is a timm backbone, or the model has levels without a feature map.
+            ConfigError: the stem is a timm backbone, images are read as sequences, or the model has levels without a
+                feature map.
         """
         from .timm_models import from_encoder
 
-        assert isinstance(tokenizer, VisionTokenizer)
+        if not isinstance(tokenizer, VisionTokenizer):
+            raise ConfigError("modality.sequence reads pixels one after another, and has no feature maps; drop it")
         return from_encoder(encoder, tokenizer, **options)
 
     @classmethod

@@ -10,20 +10,26 @@ from torch import Tensor
 
 from hrt_mm.core.tokens import Tokens
 
+from .sequence import SHADES, PixelTokenizer
 from .tokenizer import VisionTokenizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_image(axes: Axes, tokenizer: VisionTokenizer, tokens: Tokens) -> None:
-    """Draws one image from its raw patches, so that each patch covers a unit cell.
+def draw_image(axes: Axes, tokenizer: VisionTokenizer | PixelTokenizer, tokens: Tokens) -> None:
+    """Draws one image from its raw patches, so that each patch covers a unit cell; a sequence of pixels as a strip.
 
     Args:
         axes: to draw into.
         tokenizer: gives the pixels back.
         tokens: of one image.
     """
+    if isinstance(tokenizer, PixelTokenizer):
+        strip = tokens.x.view(1, 1, -1).float() / (SHADES - 1)
+        draw_picture(axes, strip, 1, strip.shape[-1])
+        axes.set_aspect("auto")
+        return
     (pixels_CHW,) = tokenizer.restore(tokens)
     assert tokens.grids is not None
     draw_picture(axes, pixels_CHW, *tokens.grids[0])

@@ -25,6 +25,7 @@ from hrt_mm.data.tokenizer import Tokenizer, TokenizerConfig
 from .encoders import BackboneEmbedding, Colors, check_statistics, statistics
 from .images import Fit, Size, check_image, middle, resized, with_channels
 from .patches import Blocks, GridMaps, buckets, patchify, unpatchify
+from .sequence import PixelSequence, PixelTokenizer
 from .stems import ConvPatchEmbedding, ImageLinearStem, PatchEmbedding, Stem
 
 Side = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -50,12 +51,24 @@ class VisionConfig(TokenizerConfig):
     """Standard deviation of the pixels, as ``mean``."""
     stem: Stem = ImageLinearStem()
     """How raw patches become tokens."""
+    sequence: PixelSequence | None = None
+    """Read grey pixels one after another, as on one axis, in place of patches on a grid."""
 
     @model_validator(mode="after")
     def _agree(self) -> VisionConfig:
         check_statistics(self.channels, mean=self.mean, std=self.std)
         if self.size is None and self.fit != "stretch":
             raise ValueError(f"fit: {self.fit} has no effect without size; set size or drop fit")
+        if self.sequence is not None:
+            unused = {"patch": 1, "pad": "edge", "mean": None, "std": None, "stem": ImageLinearStem()}
+            for key, value in unused.items():
+                if getattr(self, key) != value:
+                    raise ValueError(
+                        f"{key} has no effect on a sequence of pixels, which is embedded by its shades; "
+                        + ("set patch: 1" if key == "patch" else f"drop {key}, or drop sequence")
+                    )
+            if self.channels != 1:
+                raise ValueError("a sequence has grey pixels; set channels: 1, or drop sequence")
         return self
 
     @property
@@ -63,8 +76,11 @@ class VisionConfig(TokenizerConfig):
         """Mean and standard deviation of each channel."""
         return statistics(self.stem, self.channels, self.mean, self.std)
 
-    def build(self, model: HierarchyConfig | None = None) -> VisionTokenizer:
+    def build(self, model: HierarchyConfig | None = None) -> VisionTokenizer | PixelTokenizer:
         """The tokenizer."""
+        if self.sequence is not None:
+            size = (self.size, self.size) if isinstance(self.size, int) else self.size
+            return PixelTokenizer(self.sequence, size, self.fit)
         return VisionTokenizer(self, blocks(model, 2) if model is not None else ())
 
 
