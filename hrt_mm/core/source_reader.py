@@ -16,6 +16,7 @@ from .hierarchy import Hierarchy
 from .modules import TypedModuleList
 from .norm import rms_norm
 from .pyramid import Pyramid
+from .running_mean import RunningMean
 from .source import LevelSource, Positions, SourceAttention, SourceMemory
 from .spans import Spans
 
@@ -50,6 +51,7 @@ class LevelReader(nn.Module):
                 for name, number in zip(names, levels, strict=True)
             }
         )
+        self.means = nn.ModuleDict({name: RunningMean(level.dim) for name in names})
         self.positions = Positions(1, level.dim, 10000.0, _unit(decoder, index))
         self.blocks = TypedModuleList()
         for block in chain(stage.encoder, stage.decoder):
@@ -62,7 +64,7 @@ class LevelReader(nn.Module):
         parts, ids = [], []
         for name, project in self.maps.items():
             tokens = pyramid[name]
-            parts.append(rms_norm(project(tokens.x)) + self.source_positions[name](tokens.coords_TC))
+            parts.append(rms_norm(self.means[name](project(tokens.x))) + self.source_positions[name](tokens.coords_TC))
             ids.append(tokens.spans)
         source_SD, spans = _by_sample(parts, ids)
         source_SD = rms_norm(source_SD)

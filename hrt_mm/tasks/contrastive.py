@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.per_step import training_step
+from ..core.ranks import gathered, summed, world_size
 from ..data.sample import Sample
 from ..data.tokenizer import Tokenizer
 from ..metrics.retrieval import DEPTH, distinct, rank, wrong_modality
@@ -32,7 +33,6 @@ from .contrastive_views import LevelPair, LevelView, Vectors, ViewHeads, prefix
 from .encoding import check_reads
 from .joint import JointCollator, JointTask, JointTaskConfig
 from .pieces import Pieces
-from .ranks import gathered, summed, world_size
 
 IGNORED = -1e4
 """In place of the similarity of a pair that is neither positive nor negative: its share of the loss vanishes."""

@@ -20,11 +20,11 @@ from ..core.errors import ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.linear import InitLinear
 from ..core.pyramid import Pyramid
+from ..core.ranks import gathered
 from ..core.segments import segment_mean
 from ..core.spans import Spans
 from .max_sim import max_sim
 from .pieces import Pieces
-from .ranks import gathered
 
 
 class LevelPair(Component):

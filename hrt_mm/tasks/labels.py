@@ -18,10 +18,10 @@ from ..core.errors import BadSample, ConfigError
 from ..core.levels import HierarchyConfig
 from ..core.linear import InitLinear
 from ..core.per_step import PerStep
+from ..core.ranks import summed
 from ..data.sample import Sample
 from .base import TaskConfig, TaskOutput
 from .encoding import EncoderTask
-from .ranks import summed
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer

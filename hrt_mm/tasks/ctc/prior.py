@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...core.devices import wide
 from ...core.per_step import PerStep
-from ..ranks import summed
+from ...core.ranks import summed
 
 _RATE = 0.02
 """Weight of a training step in the running mean."""
