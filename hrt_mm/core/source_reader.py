@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from .errors import ConfigError
 from .hierarchy import Hierarchy
+from .mean_removal import MeanRemoval
 from .modules import TypedModuleList
 from .norm import rms_norm
 from .pyramid import Pyramid
-from .running_mean import RunningMean
 from .source import LevelSource, Positions, SourceAttention, SourceMemory
 from .spans import Spans
 
@@ -51,7 +51,7 @@ class LevelReader(nn.Module):
                 for name, number in zip(names, levels, strict=True)
             }
         )
-        self.means = nn.ModuleDict({name: RunningMean(level.dim) for name in names})
+        self.means = nn.ModuleDict({name: MeanRemoval(level.dim) for name in names})
         self.positions = Positions(1, level.dim, 10000.0, _unit(decoder, index))
         self.blocks = TypedModuleList()
         for block in chain(stage.encoder, stage.decoder):

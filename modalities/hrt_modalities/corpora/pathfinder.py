@@ -122,7 +122,7 @@ def _ends() -> tuple[Grid, Grid, Grid]:
     return rows, columns, np.arctan2(rows, columns)
 
 
-class Drawing:
+class Canvases:
     """Pictures that are drawn at the same time. Arrays have a border of ``HALF`` pixels that nothing is read from.
 
     Args:
@@ -211,10 +211,10 @@ class Contours:
             self.alive[rows],
         )
 
-    def extend(self, drawing: Drawing, contrast: float) -> None:
+    def extend(self, canvases: Canvases, contrast: float) -> None:
         """Adds a dash to each contour that is alive."""
         y, x = _moved(*self.pivot, self.angle, LENGTH + 2 * MARGIN)
-        sums = drawing.candidates(self.chosen, y, x, self.angle)
+        sums = canvases.candidates(self.chosen, y, x, self.angle)
         possible = self.alive & (sums[:, -1] > 0)
         open_ = possible.copy()
         picked = np.zeros(len(self.chosen), np.int64)
@@ -222,35 +222,39 @@ class Contours:
             rows = np.flatnonzero(open_)
             if not len(rows):
                 break
-            picked[rows] = (sums[rows] > drawing.random.random((len(rows), 1))).argmax(1)
-            ends = y[rows] + drawing.rows[picked[rows]], x[rows] + drawing.columns[picked[rows]]
-            at = drawing.patch(self.chosen[rows], *ends)
-            together = drawing.mask[at] + drawing.extending.mask[picked[rows]]
+            picked[rows] = (sums[rows] > canvases.random.random((len(rows), 1))).argmax(1)
+            ends = y[rows] + canvases.rows[picked[rows]], x[rows] + canvases.columns[picked[rows]]
+            at = canvases.patch(self.chosen[rows], *ends)
+            together = canvases.mask[at] + canvases.extending.mask[picked[rows]]
             open_[rows] = together.max((1, 2)) >= OVERLAP
         self.alive = possible & ~open_
         rows = np.flatnonzero(self.alive)
-        ends = y + drawing.rows[picked], x + drawing.columns[picked]
-        drawing.paint(
-            drawing.ink, self.chosen[rows], ends[0][rows], ends[1][rows], drawing.extending.ink[picked[rows]] * contrast
+        ends = y + canvases.rows[picked], x + canvases.columns[picked]
+        canvases.paint(
+            canvases.ink,
+            self.chosen[rows],
+            ends[0][rows],
+            ends[1][rows],
+            canvases.extending.ink[picked[rows]] * contrast,
         )
-        self.settle(drawing, rows)
+        self.settle(canvases, rows)
         self.pivot, self.angle, self.last, self.at = (
             (y, x),
-            drawing.angles[picked],
-            drawing.extending.mask[picked],
+            canvases.angles[picked],
+            canvases.extending.mask[picked],
             ends,
         )
 
-    def settle(self, drawing: Drawing, rows: Grid) -> None:
+    def settle(self, canvases: Canvases, rows: Grid) -> None:
         """Adds the last dash to the masks of some pictures."""
-        drawing.paint(drawing.mask, self.chosen[rows], self.at[0][rows], self.at[1][rows], self.last[rows])
+        canvases.paint(canvases.mask, self.chosen[rows], self.at[0][rows], self.at[1][rows], self.last[rows])
 
 
-def _begun(drawing: Drawing, chosen: Grid, y: Grid, x: Grid, degree: Grid, contrast: float, alive: Grid) -> Contours:
+def _begun(canvases: Canvases, chosen: Grid, y: Grid, x: Grid, degree: Grid, contrast: float, alive: Grid) -> Contours:
     """Contours of one dash each, which starts at a pixel."""
     rows = np.flatnonzero(alive)
-    ink, mask = drawing.seeding.ink[degree], drawing.seeding.mask[degree]
-    drawing.paint(drawing.ink, chosen[rows], y[rows], x[rows], ink[rows] * contrast)
+    ink, mask = canvases.seeding.ink[degree], canvases.seeding.mask[degree]
+    canvases.paint(canvases.ink, chosen[rows], y[rows], x[rows], ink[rows] * contrast)
     angle = DEGREES[degree]
     head = _moved(y, x, angle, LENGTH)
     pivot = _moved(*head, np.where(angle < 0, angle + np.pi, angle - np.pi), LENGTH + MARGIN)
@@ -263,21 +267,20 @@ def _inside(y: Grid, x: Grid, degree: Grid) -> Grid:
     head = _moved(y, x, angle, LENGTH)
     pivot = _moved(*head, np.where(angle < 0, angle + np.pi, angle - np.pi), LENGTH + MARGIN)
     ends = np.stack([*head, *pivot])
-    inside: Grid = np.logical_and(ends >= 0, ends < SIZE).all(axis=0)
-    return inside
+    return np.logical_and.reduce(np.logical_and(ends >= 0, ends < SIZE), axis=0)
 
 
-def _free(drawing: Drawing, chosen: Grid, degree: Grid, border: int) -> Grid:
+def _free(canvases: Canvases, chosen: Grid, degree: Grid, border: int) -> Grid:
     """(n, S, S) whether a first dash of an orientation fits at a pixel.
 
     Args:
-        drawing: the pictures.
+        canvases: the pictures.
         chosen: (n,) their numbers.
         degree: (n,) the orientations.
         border: pixels at each side that count as taken.
     """
     inner = slice(HALF, HALF + SIZE)
-    mask = np.pad(drawing.mask[chosen, inner, inner], ((0, 0), (REACH, REACH), (REACH, REACH)))
+    mask = np.pad(canvases.mask[chosen, inner, inner], ((0, 0), (REACH, REACH), (REACH, REACH)))
     low, high = REACH + border, REACH + SIZE - border
     lines = np.ones(mask.shape[1:], bool)
     lines[:REACH] = lines[-REACH:] = lines[:, :REACH] = lines[:, -REACH:] = False
@@ -286,7 +289,7 @@ def _free(drawing: Drawing, chosen: Grid, degree: Grid, border: int) -> Grid:
     # The original places the dash one pixel off the middle of its window, and takes full pixels alone.
     side = 2 * REACH + 1
     window = np.zeros((len(DEGREES), side, side), bool)
-    full = drawing.seeding.mask >= 1
+    full = canvases.seeding.mask >= 1
     window[:, :, :] = full[:, HALF - REACH - 1 : HALF + REACH, HALF - REACH - 1 : HALF + REACH]
     free = np.ones((len(chosen), SIZE, SIZE), bool)
     for dy, dx in np.ndindex(side, side):
@@ -305,29 +308,29 @@ def _pixel(free: Grid, random: np.random.Generator) -> tuple[Grid, Grid, Grid]:
     return index // SIZE, index % SIZE, counts > 0
 
 
-def _first(drawing: Drawing, chosen: Grid, contrast: float, *, border: int, least_free: float = 0.0) -> Contours:
+def _first(canvases: Canvases, chosen: Grid, contrast: float, *, border: int, least_free: float = 0.0) -> Contours:
     """The first dash of a contour, at a free pixel of each picture."""
-    random, count = drawing.random, len(chosen)
+    random, count = canvases.random, len(chosen)
     y, x, degree = (np.zeros(count, np.int64) for _ in range(3))
     alive, open_ = np.zeros(count, bool), np.ones(count, bool)
     if least_free:
         inner = slice(HALF, HALF + SIZE)
-        open_ = (drawing.mask[chosen, inner, inner] <= OCCUPIED).mean((1, 2)) >= least_free
+        open_ = (canvases.mask[chosen, inner, inner] <= OCCUPIED).mean((1, 2)) >= least_free
     for _ in range(SEED_TRIALS):
         rows = np.flatnonzero(open_)
         if not len(rows):
             break
         degree[rows] = random.integers(0, len(DEGREES), len(rows))
-        y[rows], x[rows], some = _pixel(_free(drawing, chosen[rows], degree[rows], border), random)
+        y[rows], x[rows], some = _pixel(_free(canvases, chosen[rows], degree[rows], border), random)
         good = some & _inside(y[rows], x[rows], degree[rows])
         alive[rows[good]] = True
         open_[rows] = some & ~good
-    return _begun(drawing, chosen, y, x, degree, contrast, alive)
+    return _begun(canvases, chosen, y, x, degree, contrast, alive)
 
 
-def _second(drawing: Drawing, first: Contours) -> Contours:
+def _second(canvases: Canvases, first: Contours) -> Contours:
     """The first dash of the second contour, at a fixed distance from that of the first."""
-    random, count = drawing.random, len(first.chosen)
+    random, count = canvases.random, len(first.chosen)
     y, x, degree = (np.zeros(count, np.int64) for _ in range(3))
     alive, open_ = np.zeros(count, bool), first.alive.copy()
     for _ in range(SEED_TRIALS):
@@ -338,19 +341,19 @@ def _second(drawing: Drawing, first: Contours) -> Contours:
         x[rows] = np.round(first.at[1][rows] + SEED_DISTANCE * np.cos(towards)).astype(np.int64)
         good = _inside(y[rows], x[rows], degree[rows])
         alive[rows[good]], open_[rows[good]] = True, False
-    return _begun(drawing, first.chosen, y, x, degree, CONTOUR_CONTRAST, alive)
+    return _begun(canvases, first.chosen, y, x, degree, CONTOUR_CONTRAST, alive)
 
 
-def _with_distractors(drawing: Drawing, chosen: Grid) -> None:
+def _with_distractors(canvases: Canvases, chosen: Grid) -> None:
     for _ in range(DISTRACTORS):
-        tried = chosen[drawing.random.random(len(chosen)) < DISTRACTOR_SHARE]
-        before = drawing.ink[tried].copy(), drawing.mask[tried].copy()
-        contour = _first(drawing, tried, DISTRACTOR_CONTRAST, border=1, least_free=LEAST_FREE)
+        tried = chosen[canvases.random.random(len(chosen)) < DISTRACTOR_SHARE]
+        before = canvases.ink[tried].copy(), canvases.mask[tried].copy()
+        contour = _first(canvases, tried, DISTRACTOR_CONTRAST, border=1, least_free=LEAST_FREE)
         for _ in range(DISTRACTOR - 1):
-            contour.extend(drawing, DISTRACTOR_CONTRAST)
-        contour.settle(drawing, np.flatnonzero(contour.alive))
+            contour.extend(canvases, DISTRACTOR_CONTRAST)
+        contour.settle(canvases, np.flatnonzero(contour.alive))
         failed = np.flatnonzero(~contour.alive)
-        drawing.ink[tried[failed]], drawing.mask[tried[failed]] = before[0][failed], before[1][failed]
+        canvases.ink[tried[failed]], canvases.mask[tried[failed]] = before[0][failed], before[1][failed]
 
 
 def pictures(attempts: int, random: np.random.Generator) -> tuple[Grid, Grid]:
@@ -363,29 +366,29 @@ def pictures(attempts: int, random: np.random.Generator) -> tuple[Grid, Grid]:
     Returns:
         (N, S, S) uint8 brightness, and (N,) whether the markers lie on one contour.
     """
-    drawing, everyone = Drawing(attempts, random), np.arange(attempts)
-    first = _first(drawing, everyone, CONTOUR_CONTRAST, border=2 * SEED_DISTANCE)
-    second = _second(drawing, first)
+    canvases, everyone = Canvases(attempts, random), np.arange(attempts)
+    first = _first(canvases, everyone, CONTOUR_CONTRAST, border=2 * SEED_DISTANCE)
+    second = _second(canvases, first)
     contours = [one.of(second.alive) for one in (first, second)]
     origins = [one.at for one in contours]
     for _ in range(CONTOUR - 1):
         for contour in contours:
-            contour.extend(drawing, CONTOUR_CONTRAST)
+            contour.extend(canvases, CONTOUR_CONTRAST)
         # Most pictures fail early, and cost nothing from then on.
         alive = contours[0].alive & contours[1].alive
         contours = [contour.of(alive) for contour in contours]
         origins = [(y[alive], x[alive]) for y, x in origins]
     chosen = contours[0].chosen
-    contours[1].settle(drawing, np.arange(len(chosen)))
-    _with_distractors(drawing, chosen)
+    contours[1].settle(canvases, np.arange(len(chosen)))
+    _with_distractors(canvases, chosen)
 
     connected = random.integers(0, 2, len(chosen)).astype(bool)
     origin = random.integers(0, 2, len(chosen))
     terminal = np.where(connected, origin, 1 - origin)
     for ends, whose in ((origins, origin), ([contour.at for contour in contours], terminal)):
         y, x = (np.stack([end[axis] for end in ends])[whose, np.arange(len(chosen))] for axis in (0, 1))
-        drawing.paint(drawing.ink, chosen, y, x, drawing.disc)
+        canvases.paint(canvases.ink, chosen, y, x, canvases.disc)
     inner = slice(HALF, HALF + SIZE)
-    ink = drawing.ink[chosen, inner, inner]
+    ink = canvases.ink[chosen, inner, inner]
     peak = ink.max((1, 2), keepdims=True)
     return np.round(ink / np.maximum(peak, 1e-6) * 255).astype(np.uint8), connected

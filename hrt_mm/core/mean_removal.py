@@ -16,8 +16,8 @@ _RATE = 0.1
 """Weight of a training step in the running mean."""
 
 
-class RunningMean(PerStep):
-    """Subtracts the mean of the tokens of a source, a running mean over training steps.
+class MeanRemoval(PerStep):
+    """Subtracts the mean of the tokens of a source, a running mean over training steps; a step does not count itself.
 
     A decoder first learns what texts are like, to which a source can only add a constant; without the subtraction, the
     encoder of the source may become constant in the meantime, and has nothing left to tell.
@@ -44,9 +44,10 @@ class RunningMean(PerStep):
 
     def forward(self, x_SD: Tensor) -> Tensor:
         """(S, D) tokens without their mean."""
+        without_SD = x_SD - self.mean_D.to(x_SD.dtype)
         if self.is_new_batch:
             self._add(x_SD.detach())
-        return x_SD - self.mean_D.to(x_SD.dtype)
+        return without_SD
 
     def _add(self, x_SD: Tensor) -> None:
         sums = wide(torch.cat([x_SD.sum(0), x_SD.new_tensor([len(x_SD)])]))
