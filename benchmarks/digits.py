@@ -45,7 +45,7 @@ def model_config(contender: str) -> HierarchyConfig:
 def build(contender: str, device: str, *, backend: str = "auto") -> tuple[Classification, VisionTokenizer]:
     """A contender's task, and the tokenizer that its batches come from."""
     config = model_config(contender).model_copy(update={"backend": backend})
-    tokenizer = VISION.build(config)
+    tokenizer = VISION.build_grid(config)
     return ClassificationConfig(type="classification").build(config, tokenizer, CLASSES).to(device), tokenizer
 
 

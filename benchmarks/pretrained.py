@@ -67,7 +67,7 @@ def build(contender: str, model: str, folder: str) -> tuple[Classification, Visi
         )
     )
     config = VisionConfig.model_validate({"type": "vision", "size": 224, "patch": 16, "stem": stem})
-    tokenizer = config.build(levels)
+    tokenizer = config.build_grid(levels)
     torch.manual_seed(0)
     return ClassificationConfig(type="classification").build(levels, tokenizer, ("a", "b")).train(), tokenizer
 

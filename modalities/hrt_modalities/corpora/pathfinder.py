@@ -11,11 +11,13 @@ Shapes: N pictures, S = 32 rows and columns, T rows and columns of a template, K
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+
+from hrt_mm.core.extras import needs_extra
 
 SIZE = 32
 PADDING, CONTOUR, DISTRACTOR, DISTRACTORS = 1, 14, 4, 5
@@ -55,6 +57,8 @@ class Templates:
 
 def _shrunk(canvas: Grid, size: int) -> Grid:
     """A picture at another size, stretched to 0..1 before."""
+    from PIL import Image
+
     low, high = canvas.min(), canvas.max()
     stretched = np.round((canvas - low) / (high - low) * 255).astype(np.uint8)
     return np.asarray(Image.fromarray(stretched).resize((size, size), Image.Resampling.LANCZOS)) / 255
@@ -79,6 +83,9 @@ def templates(angles: Grid) -> Templates:
     Args:
         angles: (A,) in radians.
     """
+    with needs_extra("vision"):
+        from PIL import Image, ImageDraw
+
     side, ink, mask = HALF * SCALE * 2 + 1, [], []
     middle = HALF * SCALE
     for angle in angles:
@@ -122,6 +129,14 @@ def _ends() -> tuple[Grid, Grid, Grid]:
     return rows, columns, np.arctan2(rows, columns)
 
 
+@cache
+def _stamps() -> tuple[Templates, Templates, Grid]:
+    """Dashes towards each candidate, first dashes by degree, and the marker."""
+    _, _, angles = _ends()
+    # A dash is drawn from its end back to its start.
+    return templates(np.where(angles < 0, angles + np.pi, angles - np.pi)), templates(DEGREES), marker()
+
+
 class Canvases:
     """Pictures that are drawn at the same time. Arrays have a border of ``HALF`` pixels that nothing is read from.
 
@@ -131,14 +146,11 @@ class Canvases:
     """
 
     rows, columns, angles = _ends()
-    # A dash is drawn from its end back to its start.
-    extending = templates(np.where(angles < 0, angles + np.pi, angles - np.pi))
-    seeding = templates(DEGREES)
-    disc = marker()
     _around = np.arange(-HALF, HALF + 1)
 
     def __init__(self, count: int, random: np.random.Generator) -> None:
         self.random = random
+        self.extending, self.seeding, self.disc = _stamps()
         self.ink = np.zeros((count, _EDGE, _EDGE), np.float32)
         self.mask = np.zeros((count, _EDGE, _EDGE), np.float32)
         inside = slice(HALF + PADDING, HALF + SIZE - PADDING)

@@ -81,6 +81,10 @@ class VisionConfig(TokenizerConfig):
         if self.sequence is not None:
             size = (self.size, self.size) if isinstance(self.size, int) else self.size
             return PixelTokenizer(self.sequence, size, self.fit)
+        return self.build_grid(model)
+
+    def build_grid(self, model: HierarchyConfig | None = None) -> VisionTokenizer:
+        """The tokenizer of patches on a grid, which ``build`` gives where ``sequence`` is absent."""
         return VisionTokenizer(self, blocks(model, 2) if model is not None else ())
 
 

@@ -21,7 +21,7 @@ MODEL = HierarchyConfig.model_validate(
 
 @pytest.mark.parametrize("options", [{}, {"size": 16}, {"size": (8, 20), "fit": "crop"}], ids=str)
 def test_labels_lie_on_the_pixels_of_their_patches(options: dict[str, Any]) -> None:
-    tokenizer = VisionConfig(type="vision", patch=4, channels=1, mean=0.0, std=1.0, **options).build(MODEL)
+    tokenizer = VisionConfig(type="vision", patch=4, channels=1, mean=0.0, std=1.0, **options).build_grid(MODEL)
     shapes = [(13, 10), (8, 20), (16, 16)]
     # Values of a mask that are those of its image, in blocks so large that resizing keeps their middles.
     masks = [torch.arange(h)[:, None] // 8 * 10 + torch.arange(w) // 10 for h, w in shapes]

@@ -312,7 +312,7 @@ def test_a_timm_stem_is_refused() -> None:
     from hrt_modalities.vision import VisionConfig
 
     stem = {"type": "timm", "name": "resnet18", "pretrained": False}
-    tokenizer = VisionConfig.model_validate({"type": "vision", "patch": 8, "stem": stem}).build(levels())
+    tokenizer = VisionConfig.model_validate({"type": "vision", "patch": 8, "stem": stem}).build_grid(levels())
     encoder = nn.Module()
     encoder.hierarchy = hrt_mm.Hierarchy(levels(), axes=2)
     with pytest.raises(ConfigError, match="the stem is timm"):

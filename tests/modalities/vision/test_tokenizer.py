@@ -119,13 +119,13 @@ def test_the_border_is_padded_as_told(pad: str, expected: float) -> None:
 
 def test_patches_lie_where_they_were_in_the_picture() -> None:
     picture = torch.zeros(3, 30, 50)
-    patches = VisionConfig(type="vision", patch=8).build()
+    patches = VisionConfig(type="vision", patch=8).build_grid()
     assert patches.box(picture, (1, 2, 2, 4)) == (16, 8, 32, 16)
     # What fills the last row and column of patches is no part of the picture.
     assert patches.box(picture, (3, 6, 4, 7)) == (48, 24, 50, 30)
-    stretched = VisionConfig(type="vision", patch=8, size=(16, 32)).build()
+    stretched = VisionConfig(type="vision", patch=8, size=(16, 32)).build_grid()
     assert stretched.box(picture, (0, 1, 1, 4)) == (12.5, 0, 50, 15)
-    cropped = VisionConfig(type="vision", patch=8, size=16, fit="crop").build()
+    cropped = VisionConfig(type="vision", patch=8, size=16, fit="crop").build_grid()
     assert cropped.box(picture, (0, 1, 2, 2)) == (25, 0, 40, 30)
 
 

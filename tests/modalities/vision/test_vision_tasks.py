@@ -34,7 +34,7 @@ def model(pool: str = "mean", **options: Any) -> HierarchyConfig:
 
 def vision(config: HierarchyConfig, **options: Any) -> VisionTokenizer:
     result = VisionConfig.model_validate({"type": "vision", "patch": 2, **options})
-    return result.build(config)
+    return result.build_grid(config)
 
 
 def images(sizes: list[tuple[int, int]] = SIZES) -> list[Tensor]:
