@@ -86,8 +86,9 @@ class TrainStream:
         self._ranks = ranks if ranks is not None else ProcessGroup(torch.device("cpu"))
         self._waited = 0.0
         plans: Iterable[Plan] = sampler.plans(start)
-        if workers and isinstance(sampler, StreamSampler):
-            # The loader asks for plans between two steps, and those of a stream take reading.
+        if workers and (isinstance(sampler, StreamSampler) or sampler.budget is not None):
+            # The loader asks for plans between two steps. Those of a stream take reading, and an epoch of batches by
+            # tokens is planned as a whole.
             plans = ReadAhead(plans)
         self._plans = plans
         self._loaded = load(maker, plans, workers=workers, pin_memory=pin_memory)
