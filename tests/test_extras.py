@@ -75,7 +75,7 @@ USES = {
     },
     "video": {
         "av": "from hrt_modalities.video.readers import read_index; read_index(Path('a.mp4'), 'a.mp4')",
-        "pillow": "from hrt_modalities.video import rendering; rendering._thing(8, False, numpy.random.default_rng(0))",
+        "pillow": "from hrt_modalities.video import rendering; rendering.thing(8, False, numpy.random.default_rng(0))",
         "scikit-learn": "from hrt_modalities.video import rendering; rendering._photographs()",
     },
     "text": {

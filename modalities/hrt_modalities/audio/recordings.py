@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import PositiveFloat
 
@@ -19,7 +20,7 @@ from hrt_mm.data.tokenizer import Tokenizer
 from ..common.division import Division
 from ..common.media import FileDataset, MediaConfig
 from .alignments import read_alignment
-from .audio import SLACK, check_starts
+from .audio import SLACK, Audio, check_starts
 from .augment import Augmentation, Transform, chain, trimmed
 from .files import check_part, part_of, read_audio, read_header
 
@@ -165,6 +166,10 @@ class RecordingsConfig(MediaConfig):
     microphones differ in the silence around a word. Times count from the trimmed sound."""
     augment: tuple[Augmentation, ...] = ()
     """Transforms of training sounds, in order: speed, pad, gain, equalize, reverb, noise, spec_augment."""
+
+    def prepare(self, part: str, value: Any) -> Any:
+        """A sound from elsewhere, trimmed as the dataset's own are."""
+        return trimmed(value, self.trim_db) if self.trim_db is not None and isinstance(value, Audio) else value
 
     def dataset(
         self,

@@ -54,6 +54,9 @@ class SyntheticConfig(JoinableConfig):
     of the boundary ``words`` or ``phonemes``."""
     voices: tuple[str, ...] = ("en-us+m1", "en-us+m3", "en-us+f1", "en-us+f3", "en+m5", "en-gb-x-rp+f2", "en-us+m7")
     """Voices of eSpeak to train and validate on."""
+    variants: tuple[str, ...] = ()
+    """Variants of eSpeak in which each of ``voices`` speaks: with ``[m1, f1]``, the voice ``en`` becomes ``en+m1`` and
+    ``en+f1``."""
     test_voices: tuple[str, ...] = ("en-us+m2", "en-gb-x-rp+f4", "en-gb-scotland+m6")
     """Voices to test on."""
     words_per_minute: tuple[PositiveInt, PositiveInt] = (130, 220)
@@ -81,14 +84,23 @@ class SyntheticConfig(JoinableConfig):
             raise ValueError("voices and test_voices each need one voice or more")
         if self.label == "word" and self.content != "digit":
             raise ValueError(f"label: word is one word, but content: {self.content} has several; take words or text")
-        if self.label == "voice" and not set(self.test_voices) <= set(self.voices):
+        if self.label == "voice" and not set(self.test_voices) <= set(self.trained_voices):
             raise ValueError("label: voice needs test_voices among the voices that are trained on")
+        if self.variants and (varied := [voice for voice in self.voices if "+" in voice]):
+            raise ValueError(f"voices {', '.join(varied)} have a variant already; drop it, or drop variants")
         default = SyntheticConfig.model_fields
         if self.content != "digits" and self.digits != default["digits"].default:
             raise ValueError(f"digits has no effect with content: {self.content}; drop it")
         if self.val != default["val"].default:
             raise ValueError("val has no effect: valid counts the lines for validation; drop val")
         return self
+
+    @property
+    def trained_voices(self) -> tuple[str, ...]:
+        """The voices to train and validate on, with their variants."""
+        if not self.variants:
+            return self.voices
+        return tuple(f"{voice}+{variant}" for variant in self.variants for voice in self.voices)
 
     def build(self, split: str) -> Dataset:
         """The lines of a split. The first call generates the speech of all splits.
@@ -114,7 +126,7 @@ class SyntheticConfig(JoinableConfig):
             return " ".join(draw.choice(DIGITS) for _ in range(count))
 
         draw = random.Random(f"{self.seed} {split}")
-        voices = self.test_voices if split == "test" else self.voices
+        voices = self.test_voices if split == "test" else self.trained_voices
         count = {"train": self.train, "val": self.valid, "test": self.test}[split]
         return [
             Line(

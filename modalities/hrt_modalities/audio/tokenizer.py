@@ -28,6 +28,8 @@ from .pretrained import SoundStem
 from .resample import ResampleStream, resampled, resampled_length
 from .stems import AudioConvStem, SoundStems, StemConfig
 
+WHOLE = "sounds"
+"""The boundary of which each sound is one group."""
 _LEAST_STD = 0.05
 """Lower bound of the standard deviation of a sound, because digital silence has none."""
 Rate = Annotated[int, Field(ge=1_000, le=768_000)]
@@ -89,6 +91,8 @@ class AudioConfig(TokenizerConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> AudioConfig:
+        if WHOLE in self.carried:
+            raise ValueError(f"the boundary {WHOLE!r} is each sound itself; drop it from carried")
         default = AudioConfig.model_fields
         if isinstance(self.stem, SoundStem):
             for key in ("features", "hop_ms", "window_ms", "mels", "lowest_hz", "highest_hz", "norm", "scale"):
@@ -132,7 +136,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
     ``lookahead_seconds``. The last one is padded with zeros.
 
     A group starts with the token whose start is nearest to its time. Two groups that start on one token become one, and
-    a group that starts at the end is dropped.
+    a group that starts at the end is dropped. The boundary ``sounds`` makes one group of each sound.
 
     With a pretrained encoder, raw features of a token are the samples that its frame is made of.
 
@@ -146,7 +150,7 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
 
     def __init__(self, config: AudioConfig) -> None:
         self.config = config
-        self.boundaries = self.carried = config.carried
+        self.boundaries, self.carried = (WHOLE, *config.carried), config.carried
         self.non_causal_setting = "modality.norm.whole" if config.norm.whole is not None else ""
         self.framer: LogMel | Waveform
         self.stack = 1
@@ -203,6 +207,9 @@ class AudioTokenizer(Tokenizer, Contextual, SizeAdapting):
             x_TF = self.encode(audio, name)
             parts.append(x_TF)
             for boundary, starts in masks.items():
+                if boundary == WHOLE:
+                    starts.append(self.starts_at((), len(x_TF)))
+                    continue
                 if boundary not in audio.boundaries:
                     available = ", ".join(audio.boundaries) or "none"
                     raise BadSample(name, f"carries no boundary {boundary!r}; it has {available}")

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat
 from ..video.clips import Clips
 from ..video.edits import EditsConfig
 from ..video.folders import VideoFolderConfig, VideoManifestConfig
-from ..video.rendering import ACTIONS, Drawn, Edit, Shot, Take, joined
+from ..video.rendering import Edit, Shot, Take, joined
 from ..video.video import Video
 from ..vision.images import resized
 from .actions import KineticsConfig, Ucf101Config
@@ -72,7 +72,7 @@ class EditedConfig(EditsConfig):
         seconds = self.length(draw)
         follows = self.apart and bool(before) and isinstance(before[-1], FootageShot)
         if draw.random() < self.rendered_share or follows:
-            return Shot(draw.choice(ACTIONS), seconds)
+            return self.rendered(draw, seconds)
         item = draw.randrange(len(footage))
         return FootageShot(footage.name(item), seconds, item, draw.random())
 
@@ -90,7 +90,7 @@ class EditedConfig(EditsConfig):
                 video = footage.read(footage.items[shot.item])
                 takes.append(Cutting(video, shot, self.size, self.transition_s[1] / 2))
             else:
-                takes.append(Drawn.at_random(shot, self.size, edit.held_out, draw))
+                takes.append(shot.take(self.size, edit.held_out, draw))
         return joined(takes, edit, self.rate, draw)
 
 

@@ -28,6 +28,8 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--detector", choices=DETECTORS, help=text)
     parser.add_argument("--window", type=float, default=8.0, metavar="SECONDS", help="encoded at once (8)")
     parser.add_argument("--clip", type=float, default=0.8, metavar="SECONDS", help="the shortest clip (0.8)")
+    text = "least distance of two borders; of two that are closer, the first counts (0.5)"
+    parser.add_argument("--shortest", type=float, default=0.5, metavar="SECONDS", help=text)
     parser.add_argument("--side", type=int, metavar="PIXELS", help="scale frames down to it as they are decoded")
     parser.add_argument("--json", action="store_true", help="print one line of JSON per scene")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw the outline")
@@ -37,7 +39,7 @@ def _run(args: Namespace) -> int:
     """Prints each scene as soon as it ends."""
     if (args.trained is None) == (args.detector is None):
         raise ConfigError("give one of --run RUN and --detector NAME")
-    for option in ("window", "clip"):
+    for option in ("window", "clip", "shortest"):
         if not getattr(args, option) > 0:
             raise ConfigError(f"--{option} must be more than 0 seconds, got {getattr(args, option):g}")
     with VideoFile(args.file, side=args.side) as file:
@@ -65,7 +67,8 @@ def _scenes(args: Namespace, file: VideoFile) -> Iterator[Scene]:
     from hrt_mm.inference.trained import load_task
 
     run = load_task(args.trained, inputs="files")
-    yield from FileOutline(run.task, run.tokenizer, window=args.window, clip=args.clip).scenes(file)
+    options = {"window": args.window, "clip": args.clip, "shortest": args.shortest}
+    yield from FileOutline(run.task, run.tokenizer, **options).scenes(file)
 
 
 def line(scene: Scene, number: int) -> str:

@@ -75,10 +75,11 @@ class Outliner:
         task: a trained task, whose heads classify the steps.
         seconds: duration of a step.
         clip: number of steps of a clip.
+        shortest: least number of steps between two borders; of two that are closer, the first counts.
     """
 
-    def __init__(self, task: Segmentation, seconds: float, clip: int) -> None:
-        self.task, self.seconds, self.clip = task, seconds, clip
+    def __init__(self, task: Segmentation, seconds: float, clip: int, shortest: int = 1) -> None:
+        self.task, self.seconds, self.clip, self.shortest = task, seconds, clip, shortest
         self.count = 0
         self._run: _BorderRun | None = None
         self._begin(0, None, 1.0)
@@ -89,7 +90,7 @@ class Outliner:
         for probs_K, step_D in zip(probs_UK, units_UD, strict=True):
             border = self.count > 0 and float(1 - probs_K[0]) > self.task.config.threshold
             if not border and self._run is not None:
-                yield self._close(self._run)
+                yield from self._close(self._run)
             if border:
                 self._run = self._run or _BorderRun(self.count)
                 self._run.probs.append(probs_K)
@@ -101,24 +102,27 @@ class Outliner:
     def flush(self, seconds: float) -> Iterator[Scene]:
         """The remaining scenes, at the end of a video of so many seconds."""
         if self._run is not None:
-            yield self._close(self._run)
+            yield from self._close(self._run)
         if self._scene_mean.count:
             yield self._scene(seconds)
 
-    def _close(self, run: _BorderRun) -> Scene:
-        """Ends the scene at the centre of mass of a border."""
+    def _close(self, run: _BorderRun) -> Iterator[Scene]:
+        """Ends the scene at the centre of mass of a border, unless it has just begun."""
         probs_UK = torch.stack(run.probs)
         border_U = 1 - probs_UK[:, 0]
         middle = round(float((torch.arange(len(border_U)) * border_U).sum() / border_U.sum()))
+        self._run = None
+        if self._border is not None and run.first + middle - self._first < self.shortest:
+            for step_D in run.steps:
+                self._add(step_D)
+            return
         for step_D in run.steps[:middle]:
             self._add(step_D)
-        scene = self._scene((run.first + middle) * self.seconds)
+        yield self._scene((run.first + middle) * self.seconds)
         kind = int(probs_UK[:, 1:].sum(0).argmax())
         self._begin(run.first + middle, self.task.names[kind], float(border_U.max()))
         for step_D in run.steps[middle:]:
             self._add(step_D)
-        self._run = None
-        return scene
 
     def _begin(self, first: int, border: str | None, border_prob: float) -> None:
         self._first, self._border, self._border_prob = first, border, border_prob
@@ -168,6 +172,7 @@ class FileOutline:
         window: seconds that are encoded at once; about the duration of the training videos.
         margin: overlap with the neighbours on each side of a window in seconds.
         clip: duration of a clip in seconds.
+        shortest: least seconds between two borders; of two that are closer, the first counts.
         batch: number of windows that are encoded together.
 
     Raises:
@@ -182,6 +187,7 @@ class FileOutline:
         window: float = 8.0,
         margin: float = 1.6,
         clip: float = 0.8,
+        shortest: float = 0.5,
         batch: int = 4,
     ) -> None:
         if not isinstance(task, Segmentation) or not isinstance(tokenizer, VideoTokenizer):
@@ -203,12 +209,12 @@ class FileOutline:
         self.rate = tokenizer.config.rate / (spacing or 1.0)
         self.step = tokenizer.config.tube / self.rate
         self.window, self.margin = max(1, round(window / self.step)), max(0, round(margin / self.step))
-        self.clip = max(1, round(clip / self.step))
+        self.clip, self.shortest = max(1, round(clip / self.step)), max(1, round(shortest / self.step))
 
     @torch.no_grad()
     def scenes(self, file: VideoFile) -> Iterator[Scene]:
         """The scenes of a file, each as soon as it ends."""
-        outliner = Outliner(self.task, self.step, self.clip)
+        outliner = Outliner(self.task, self.step, self.clip, self.shortest)
         steps = max(1, round(file.index.seconds / self.step))
         for units_UD in self._steps(file, steps):
             yield from outliner.feed(units_UD)

@@ -20,6 +20,7 @@ from ..common.generated import generated
 from ..common.media import Target
 from ..common.splits import SPLITS, check_split
 from .clips import Clip, Clips, ClipsConfig
+from .handheld import HandheldShot
 from .rendering import ACTIONS, Edit, Shot, render, write
 
 _VERSION = 3
@@ -48,6 +49,10 @@ class EditsConfig(ClipsConfig):
     """Fraction of the transitions that are cuts; the others are ``slow``."""
     slow: Annotated[tuple[Slow, ...], Field(min_length=1)] = ("fades", "wipes")
     """Kinds of the other transitions, equally frequent."""
+    handheld: Annotated[NonNegativeFloat, Field(le=1)] = 0.0
+    """Fraction of the rendered shots that look as if filmed by hand: with camera motion, zoom, changes of light,
+    flicker, grain, and large things that pass in front. A model that sees none takes such changes in real films for
+    borders."""
     seed: NonNegativeInt = 0
     """Seed of the content."""
     train: PositiveInt = 320
@@ -146,6 +151,11 @@ class EditsConfig(ClipsConfig):
         """Further settings that the videos depend on, for the cache."""
         return ""
 
+    def rendered(self, draw: random.Random, seconds: float) -> Shot:
+        """Draws a rendered shot with a duration."""
+        action = draw.choice(ACTIONS)
+        return (HandheldShot if self.handheld and draw.random() < self.handheld else Shot)(action, seconds)
+
     def length(self, draw: random.Random) -> float:
         """Duration of a shot in seconds, in whole frames, so that cuts have exact times."""
         return max(1, round(draw.uniform(*self.shot_s) * self.rate)) / self.rate
@@ -190,7 +200,7 @@ class RenderedConfig(EditsConfig):
 
     def shot(self, draw: random.Random, footage: Clips | None, before: Sequence[Shot]) -> Shot:
         """A random action."""
-        return Shot(draw.choice(ACTIONS), self.length(draw))
+        return self.rendered(draw, self.length(draw))
 
     def frames(self, edit: Edit, footage: Clips | None) -> Iterator[np.ndarray]:
         """Rendered objects over pieces of photographs."""

@@ -48,6 +48,16 @@ class Shot:
     action: str
     seconds: float
 
+    def take(self, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> Take:
+        """Its content, rendered.
+
+        Args:
+            size: rows and columns.
+            held_out: whether to use the pictures of the test split.
+            draw: draws everything else.
+        """
+        return Drawn.at_random(self, size, held_out, draw)
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -107,7 +117,7 @@ def render(edit: Edit, rate: float, size: tuple[int, int]) -> Iterator[np.ndarra
         size: rows and columns.
     """
     draw = np.random.default_rng(edit.seed)
-    return joined([Drawn.at_random(shot, size, edit.held_out, draw) for shot in edit.shots], edit, rate, draw)
+    return joined([shot.take(size, edit.held_out, draw) for shot in edit.shots], edit, rate, draw)
 
 
 def joined(takes: Sequence[Take], edit: Edit, rate: float, draw: np.random.Generator) -> Iterator[np.ndarray]:
@@ -220,7 +230,7 @@ class Drawn:
             held_out: whether to use the pictures of the test split.
             draw: draws everything else.
         """
-        return cls(shot, _ground(size, held_out, draw), lambda side: _thing(side, held_out, draw), draw)
+        return cls(shot, _ground(size, held_out, draw), lambda side: thing(side, held_out, draw), draw)
 
     def at(self, time: float) -> np.ndarray:
         """(H, W, 3) float: the picture at a time."""
@@ -263,7 +273,12 @@ class Drawn:
 def _ground(size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> np.ndarray:
     """(H, W, 3) float32 background."""
     if draw.random() < 0.6:
-        return _piece(size, draw.uniform(0.3, 0.9), held_out, draw) * draw.uniform(0.5, 1.0)
+        return piece(size, draw.uniform(0.3, 0.9), held_out, draw) * draw.uniform(0.5, 1.0)
+    return shaded(size, draw)
+
+
+def shaded(size: tuple[int, int], draw: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) float32 gradient between two colours."""
     colours = draw.uniform(20, 235, (2, 3))
     ramp = np.linspace(0, 1, size[draw.integers(2)])
     share = ramp[:, None] if len(ramp) == size[0] else ramp[None]
@@ -272,16 +287,22 @@ def _ground(size: tuple[int, int], held_out: bool, draw: np.random.Generator) ->
     return blend
 
 
-def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
+def thing(side: int, held_out: bool, draw: np.random.Generator, rim: int = _RIM) -> Image.Image:
     """An object: an RGBA picture, transparent around its shape, with a pale outline like a sticker.
 
     Without the outline, object and background could not be distinguished where both are textures.
+
+    Args:
+        side: of the picture in pixels.
+        held_out: whether to use the pictures of the test split.
+        draw: draws the object.
+        rim: width of the outline in pixels.
     """
     with needs_extra("video"):
         from PIL import Image, ImageDraw, ImageFilter
 
     if draw.random() < 0.5:
-        pixels = _piece((side, side), draw.uniform(0.2, 0.5), held_out, draw)
+        pixels = piece((side, side), draw.uniform(0.2, 0.5), held_out, draw)
     else:
         # Halves in different colours make its rotation visible.
         pixels = np.empty((side, side, 3), np.float32)
@@ -295,14 +316,15 @@ def _thing(side: int, held_out: bool, draw: np.random.Generator) -> Image.Image:
         pen.polygon([(side * 0.5, 0), (side * 0.9, side * 0.95), (side * 0.1, side * 0.75)], fill=255)
     else:
         pen.ellipse([side * 0.02, side * 0.2, side * 0.98, side * 0.8], fill=255)
-    outlined = mask.filter(ImageFilter.MaxFilter(2 * _RIM * _SUPERSAMPLING + 1))
+    # Pillow's filter of one pixel divides by zero.
+    outlined = mask.filter(ImageFilter.MaxFilter(2 * rim * _SUPERSAMPLING + 1)) if rim else mask
     picture = Image.new("RGBA", (side, side), _PALE)
     picture.paste(Image.fromarray(pixels.astype(np.uint8), "RGB"), mask=mask)
     picture.putalpha(outlined)
     return picture
 
 
-def _piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Generator) -> np.ndarray:
+def piece(size: Sequence[int], share: float, held_out: bool, draw: np.random.Generator) -> np.ndarray:
     """(H, W, 3) float32: a piece of a photograph, scaled to a size."""
     from PIL import Image
 

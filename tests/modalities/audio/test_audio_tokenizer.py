@@ -202,3 +202,11 @@ def test_a_causal_model_depends_on_no_later_sound() -> None:
         after = encoder(front_end([Audio(wave, 16000)]))["frames"].x
     same = (before - after).abs().amax(1) < 1e-5
     assert same[:19].all() and not same[20:].any()
+
+
+def test_a_sound_can_be_one_group() -> None:
+    tokens = tokenizer("sounds", "words")([sound(0.3, words=(0.0, 0.1)), sound(0.05, words=(0.0,))])
+    assert tokens.boundaries["sounds"].nonzero().flatten().tolist() == [0, 30]
+    assert tokens.boundaries["words"].nonzero().flatten().tolist() == [0, 10, 30]
+    with pytest.raises(ValidationError, match="drop it from carried"):
+        AudioConfig(type="audio", carried=("sounds", "words"))

@@ -134,3 +134,12 @@ def test_events_become_intervals() -> None:
         (0.8, "aI"),
         (0.85, "a#"),
     ]
+
+
+def test_each_voice_speaks_in_each_variant() -> None:
+    config = SyntheticConfig.model_validate(SMALL | {"voices": ["en-us", "en"], "variants": ["m1", "f1"]})
+    assert config.trained_voices == ("en-us+m1", "en+m1", "en-us+f1", "en+f1")
+    assert {line.voice for line in config.lines("train")} == set(config.trained_voices)
+    assert {line.voice for line in config.lines("test")} <= set(config.test_voices)
+    with pytest.raises(ValidationError, match="have a variant already"):
+        SyntheticConfig.model_validate(SMALL | {"variants": ["m1"]})

@@ -56,3 +56,10 @@ def test_all_splits_of_a_dataset_are_trimmed(tmp_path: Path) -> None:
         plain = FsddConfig.model_validate(settings).build(split)
         result = FsddConfig.model_validate({**settings, "trim_db": 30}).build(split)
         assert [plain[0].value.seconds, result[0].value.seconds] == pytest.approx([0.8, 0.22], abs=0.002)
+
+
+def test_sounds_from_elsewhere_are_trimmed_as_those_of_the_data(tmp_path: Path) -> None:
+    sound = Audio(word(0.2, 0.25, 0.3), RATE)
+    config = FsddConfig(type="fsdd", root=tmp_path, trim_db=30)
+    assert torch.equal(config.prepare("", sound).waveform_S, trimmed(sound, 30).waveform_S)
+    assert FsddConfig(type="fsdd", root=tmp_path).prepare("", sound) is sound

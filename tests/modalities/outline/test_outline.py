@@ -94,7 +94,7 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
     expected = whole(film, task, tokenizer)
     assert 3 <= len(expected) < 100
     with VideoFile(film) as file:
-        scenes = list(FileOutline(task, tokenizer, window=window, margin=0.4, batch=batch).scenes(file))
+        scenes = list(FileOutline(task, tokenizer, window=window, margin=0.4, shortest=0, batch=batch).scenes(file))
     assert [(round(one.start, 3), round(one.end, 3), one.border, one.label) for one in scenes] == expected
     assert all(first.end == second.start for first, second in pairwise(scenes))
     for scene in scenes:
@@ -102,12 +102,24 @@ def test_windows_give_the_scenes_of_the_whole(film: Path, window: float, batch: 
         assert all(first.label != second.label for first, second in pairwise(scene.clips))
 
 
+def test_borders_that_follow_at_once_are_left_out(film: Path) -> None:
+    task, tokenizer = built(film)
+    starts = [start for start, *_ in whole(film, task, tokenizer)][1:]
+    least = min(second - first for first, second in pairwise(starts)) + 0.08
+    with VideoFile(film) as file:
+        scenes = list(FileOutline(task, tokenizer, shortest=least).scenes(file))
+    found = [round(scene.start, 3) for scene in scenes][1:]
+    assert found[0] == starts[0] and set(found) < set(starts)
+    assert all(second - first >= least - 0.001 for first, second in pairwise(found))
+    assert all(first.end == second.start for first, second in pairwise(scenes))
+
+
 def test_borders_that_training_was_taught_by_need_not_be_there(film: Path) -> None:
     task, tokenizer = built(film)
     expected = whole(film, task, tokenizer)
     tokenizer = tokenizer.with_boundaries({"frames", "cuts", "fades"})
     with VideoFile(film) as file:
-        scenes = list(FileOutline(task, tokenizer).scenes(file))
+        scenes = list(FileOutline(task, tokenizer, shortest=0).scenes(file))
     assert len(scenes) == len(expected)
     assert tokenizer.requested_boundaries == {"frames", "cuts", "fades"}
 
