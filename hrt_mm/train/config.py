@@ -233,7 +233,8 @@ class TrainConfig(Component):
     workers: NonNegativeInt = 0
     """Processes that load samples; 0 loads them in the training process. The batches are the same."""
     max_bad_share: Share = 0.01
-    """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad."""
+    """Samples that cannot be used are skipped and counted; the run stops when more than this share is bad. Likewise
+    shards of a stream."""
     init_from: Path | dict[str, Path] | None = None
     """A run folder, or ``hub:owner/name``, whose encoder weights start this run, or its pre-training where it has one.
     With several towers, one for each tower is allowed as well: all weights of the tower start from there."""

@@ -113,7 +113,12 @@ class TrainStream:
         """
         while True:
             start = time.perf_counter()
-            loaded = next(self._loaded)
+            try:
+                loaded = next(self._loaded)
+            except Exception:
+                # A worker died. The other ranks would wait for this one.
+                self._ranks.sum_counts(1, 0, 0, 0)
+                raise
             self._waited += time.perf_counter() - start
             error = loaded.error
             try:

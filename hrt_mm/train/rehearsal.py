@@ -10,6 +10,7 @@ import sys
 import torch
 
 from ..core.errors import ConfigError, UserError
+from ..data.stream import StreamedDataset
 from ..tasks.base import Task
 from .build import Data, build_data, build_task, splits_of
 from .data import checked, worker_deaths_named
@@ -96,7 +97,8 @@ def _check_workers(config: RunConfig, data: Data) -> None:
 @torch.no_grad()
 def _train_batch(config: RunConfig, data: Data, task: Task, ranks: ProcessGroup, cast: Autocast) -> None:
     dataset, options = data.splits["train"], config.train
-    bad = BadSamples("train", data.counts.get("train", sys.maxsize), options.max_bad_share)
+    shards = len(dataset.shards) if isinstance(dataset, StreamedDataset) else 0
+    bad = BadSamples("train", data.counts.get("train", sys.maxsize), options.max_bad_share, shards)
     maker = data.training_maker(config)
     plans = train_sampler(dataset, data.tokenizers, options).plans(Position())
     for _ in range(MAX_BATCHES):

@@ -229,6 +229,30 @@ def test_remote_shards_that_vanish_and_servers_that_stop(
     bucket.rm("/bucket/train-000001.tar")
     assert samples(images, 1) == ["train-000001.tar: there is no such file; all of its samples are lost"]
     assert "there is no such file" in samples(copied, 1)[0] or samples(copied, 1) == local[1]
-    monkeypatch.setattr(RemoteFile, "open", lambda self: (_ for _ in ()).throw(ConnectionRefusedError("refused")))
-    with pytest.raises(StreamError, match=r"train-000000\.tar cannot be read: refused \(attempt 6 of 6\)"):
-        samples(images, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFile, "open", lambda self: (_ for _ in ()).throw(ConnectionRefusedError("refused")))
+        with pytest.raises(StreamError, match=r"train-000000\.tar cannot be read: refused \(attempt 6 of 6\)"):
+            samples(images, 0)
+
+
+def test_a_server_that_stops_leaves_a_checkpoint(bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hrt_mm.data.stream.time.sleep", lambda seconds: None)
+    data = {**DATA, "shards": "memory://bucket/*.tar", "stream_readers": 2, "shuffle_buffer": 2}
+    expected = losses(tmp_path / "a", data)
+    opened, open_file = list[str](), RemoteFile.open
+
+    def stopping(self: RemoteFile) -> Any:
+        opened.append(self.url)
+        if len(set(opened)) > 3:  # one of the test split, and two of training
+            raise ConnectionRefusedError("refused")
+        return open_file(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFile, "open", stopping)
+        with pytest.raises(
+            StreamError, match=r"refused \(attempt 6 of 6\); it stopped in epoch . after row 0 of train-0"
+        ):
+            losses(tmp_path / "b", data, "train.save_every=null")
+    before = len((tmp_path / "b" / "run" / "metrics.jsonl").read_text().splitlines())
+    assert before >= 1
+    assert losses(tmp_path / "b", data, "train.save_every=null", resume=True) == expected

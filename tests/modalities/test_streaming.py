@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,36 @@ def test_ranks_share_batches(datasets: Any, tmp_path: Path) -> None:
         for sampler in (StreamSampler(stream, seed=1, batch_size=4, rank=rank, world_size=2) for rank in range(2))
     ]
     assert [batch[0::2] for batch in whole] == parts[0] and [batch[1::2] for batch in whole] == parts[1]
+
+
+def test_files_are_divided_among_ranks(datasets: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    rows = [json.dumps({"image": str(number), "label": "a", "text": f"text {number} " * 9}) for number in range(23)]
+    for number, part in enumerate((rows[:3], rows[3:9], rows[9:16], rows[16:])):
+        (folder / f"train-{number}.jsonl").write_text("\n".join(part))
+
+    def rows_stream() -> Any:
+        return streamed(folder, classes=["a"], shuffle_buffer=8, stream_readers=4)
+
+    def windows() -> Any:
+        given = {"type": "hugging_face", "path": str(folder), "streaming": True, "context": 16, "stream_readers": 2}
+        return datasets_of("text")["hugging_face"].model_validate(given).build("train")
+
+    for make in (rows_stream, windows):
+        whole = list(islice(StreamSampler(make(), seed=1, batch_size=4).plans(Position()), 20))
+        names = [make().name(index) for plan in whole for index in plan.indices]
+        assert all(Path(name.rpartition(":")[0]).exists() for name in names)
+        first = [index for plan in whole for epoch, index in zip(plan.epochs, plan.indices, strict=True) if not epoch]
+        assert len(first) == len(set(first)) and (make is windows or len(first) == 23)
+        for at in (0, 3, 7):
+            position = Position(0, whole[at].following.batch, json.loads(json.dumps(whole[at].following.stream)))
+            for ranks in (1, 2, 3):
+                following = [
+                    next(StreamSampler(make(), seed=1, batch_size=4, rank=rank, world_size=ranks).plans(position))
+                    for rank in range(ranks)
+                ]
+                numbers_of = sorted(index for plan in following for index in plan.indices)
+                assert numbers_of == sorted(whole[at + 1].indices)
 
 
 def test_a_source_without_states_is_read_again(

@@ -122,6 +122,8 @@ class ShardRowsConfig(LocatedRowsConfig, StreamableConfig):
         return f"data.shards {self.shards if isinstance(self.shards, str) else ', '.join(self.shards)}"
 
     def located_rows(self) -> Iterator[LocatedRow]:
+        if self.streaming:
+            raise ConfigError(f"{self.where} is a stream, whose splits are not listed; set data.streaming: false")
         locations = self._locations()
         splits = self._splits(locations)
         for name, location in locations.items():
