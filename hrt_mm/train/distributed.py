@@ -111,6 +111,13 @@ class ProcessGroup:
             self.peers.step = step
 
     @property
+    def ranks_per_machine(self) -> int:
+        """Number of ranks on the machine of the first one."""
+        if self.peers is None:
+            return self.world_size
+        return sum(member.host == self.peers.members[0].host for member in self.peers.members)
+
+    @property
     def is_main(self) -> bool:
         """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0

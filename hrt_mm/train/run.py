@@ -88,7 +88,9 @@ class Run:
         self.cast = autocast(options.precision, ranks.device)
         dtype = choose_dtype(options.precision, ranks.device)
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        sharding = choose_sharding(options, config.optim.type, dtype, ranks.device, ranks.world_size)
+        sharding = choose_sharding(
+            options, config.optim.type, dtype, ranks.device, ranks.world_size, ranks.ranks_per_machine
+        )
         self.parallel = "single" if ranks.world_size == 1 else "ddp" if sharding is None else options.parallel
         seed_all(mix(options.seed, "weights"))
         # Of a sharded task, the first rank has the initial weights in host memory, in a task of its own.

@@ -5,7 +5,6 @@ PyTorch's modules for it are imported where they are used, as they take most of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,12 @@ class Sharding:
 
 
 def choose_sharding(
-    options: TrainConfig, optimizer: str, dtype: torch.dtype, device: torch.device, world_size: int
+    options: TrainConfig,
+    optimizer: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    world_size: int,
+    ranks_per_machine: int,
 ) -> Sharding | None:
     """The sharding that ``train.parallel`` asks for; ``None`` for replicas, and in a single process.
 
@@ -98,6 +102,7 @@ def choose_sharding(
         dtype: that the run computes in.
         device: of this rank.
         world_size: number of ranks.
+        ranks_per_machine: number of those that share a machine.
 
     Raises:
         ConfigError: the ranks cannot be divided as asked, or the optimizer does not work on shards.
@@ -117,9 +122,9 @@ def choose_sharding(
         )
     shape, names = (world_size,), ("shard",)
     if parallel == "hsdp":
-        size = options.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        size = options.shard_size or ranks_per_machine
         if size < 2 or world_size % size:
-            key = "train.shard_size" if options.shard_size else "the number of ranks of a machine, train.shard_size,"
+            key = "train.shard_size" if options.shard_size else "train.shard_size, the number of ranks of a machine,"
             raise ConfigError(
                 f"train.parallel hsdp: {key} is {size}, which must be 2 or more and divide the {world_size} ranks"
             )
