@@ -116,15 +116,19 @@ class BatchMaker(SampleReader):
         read: list[tuple[int, Sample]] = []
         bad: list[BadSample] = []
         added = self.negatives.beside(plan.indices, plan.at.epoch) if self.negatives is not None else ()
-        rows = dict(zip(plan.indices, plan.rows, strict=False))
-        epochs = dict(zip(plan.indices, plan.epochs, strict=False))
+        # A sample that ends an epoch of a stream may be in one batch with itself in the next.
+        items: list[tuple[int, int, tuple[Any, ...]]] = [
+            (index, plan.epochs[number] if plan.epochs else plan.at.epoch, plan.rows[number : number + 1])
+            for number, index in enumerate(plan.indices)
+        ]
+        items += [(index, plan.at.epoch, ()) for index in added]
         # The rows of a stream are not sent back from workers.
         plan = replace(plan, rows=())
-        for index in (*plan.indices, *added):
+        for index, epoch, row in items:
             # Augmentation then depends neither on the worker nor on what it read before.
-            seed_host(mix(self.seed, "sample", epochs.get(index, plan.at.epoch), index))
+            seed_host(mix(self.seed, "sample", epoch, index))
             try:
-                read.append((index, self._read(index, rows[index]) if index in rows else self._read(index)))
+                read.append((index, self._read(index, *row)))
             except BadSample as error:
                 bad.append(error)
         try:
@@ -190,8 +194,11 @@ class BadSamples:
         self.num_shards = shards
 
     def new_shards(self, loaded: Loaded) -> list[tuple[str, str]]:
-        """The broken shards of a plan that were not met before, with the reasons."""
-        return [(shard.name, shard.reason) for shard in loaded.plan.skipped if shard.name not in self.shards]
+        """The broken shards of a plan that were not met before, with the reasons. Logs them."""
+        new = [(shard.name, shard.reason) for shard in loaded.plan.skipped if shard.name not in self.shards]
+        for name, reason in new:
+            log.warning("skipping a broken shard of %s: %s: %s", self.split, name, reason)
+        return new
 
     def skip(self, shards: Iterable[tuple[str, str]]) -> None:
         """Counts broken shards, each once.
@@ -199,10 +206,7 @@ class BadSamples:
         Raises:
             StreamError: too many shards are broken; lists them.
         """
-        new = {name: reason for name, reason in shards if name not in self.shards}
-        for name, reason in new.items():
-            log.warning("skipping a broken shard of %s: %s: %s", self.split, name, reason)
-        broken = self.shards | new
+        broken = dict(shards) | self.shards
         if len(broken) > self.max_share * self.num_shards:
             # The new ones are not counted, as a resumed run reads them again.
             raise StreamError(

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ from hrt_mm.data.stream import (
 from hrt_mm.train.data import ReadAhead, TrainStream
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.sampler import Plan, Position
-from hrt_mm.train.samples import BadSamples
+from hrt_mm.train.samples import BadSamples, BatchMaker
 from hrt_mm.train.streamed import StreamSampler, joined
 
 LENGTHS = (7, 0, 11, 5, 9, 3, 8)
@@ -305,6 +305,21 @@ def test_all_ranks_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StreamError, match=r"3 of the 20 shards of train cannot be read, more than(?s:.)*s5: it is cut"):
         next(stream)
     assert stream.bad.shards == {"s3": "it is cut"}
+
+
+def test_augmentation_depends_on_the_epoch_of_each_sample() -> None:
+    class Augmented(NumberStream):
+        def read(self, number: int, row: Any) -> Sample:
+            return Sample(torch.rand(2), None, self.name(number))
+
+    collated: list[Sequence[Sample]] = []
+    maker = BatchMaker(Augmented(), cast(Any, collated.append), 1)
+    for at, numbers, epochs in ((3, (7, 8, 7), (0, 0, 1)), (9, (7,), (1,)), (4, (7,), (0,))):
+        maker[Plan(Position(0, at), numbers, Position(), tuple((0, number) for number in numbers), epochs)]
+    (first, second, again), (of_next,), (of_first,) = (
+        [sample.value.tolist() for sample in batch] for batch in collated
+    )
+    assert first == of_first and again == of_next and len({tuple(first), tuple(second), tuple(again)}) == 3
 
 
 def test_a_bad_row_is_named_by_its_shard() -> None:
