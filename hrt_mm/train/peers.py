@@ -316,6 +316,11 @@ class Peers:
         if error is not None:
             with suppress(RuntimeError):
                 self._linger()
+        if error is None and not position["waiting"]:
+            return RankError(
+                f"{self.members[self.rank]} hangs in {position['where']}, step {self.step}; the other ranks gave it up "
+                f"after {span(self.minutes)} (train.collective_timeout)"
+            )
         lines = [f"{self.members[rank]} failed: {text}" for rank, text in self._failures.items()]
         lines = lines or self._silent(timed_out=timed_out)
         where = f" in {position['where']}" if position["where"] else ""

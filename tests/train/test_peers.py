@@ -176,6 +176,12 @@ def test_another_rank_hangs(others: Others) -> None:
     assert "rank 2 (host host2, process 102) did not take part within 30 s (train.collective_timeout): it is in" in text
     assert "somewhere.data.read_slowly, step 0" in text
     assert "rank 1" not in text
+    # What the rank that hangs prints, before it is ended.
+    (hanging,) = (each for each in others.started if each.rank == 2)
+    assert str(hanging.explain(None)) == (
+        "rank 2 (host host2, process 102) hangs in somewhere.data.read_slowly, step 0; the other ranks gave it up "
+        "after 30 s (train.collective_timeout)"
+    )
 
 
 def test_all_ranks_wait(others: Others) -> None:
