@@ -213,6 +213,15 @@ class StreamedDataset(Dataset, ABC):
             BadSample: it cannot be read; the loader skips, counts and names it.
         """
 
+    def shape_of(self, number: int, row: Any) -> Sequence[int]:
+        """The shape of the sample of a row, without decoding it; see :meth:`hrt_mm.data.dataset.Dataset.shape`.
+
+        Raises:
+            BadSample: it cannot be read.
+            ConfigError: this data does not tell shapes.
+        """
+        raise ConfigError(f"{self.where} does not tell sizes in advance; use train.batch_size")
+
     def row_name(self, number: int) -> str:
         """The row of a number, and its shard if it has one: ``12`` or ``train-000003.tar:12``."""
         shard, row = shard_and_row(number)

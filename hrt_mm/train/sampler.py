@@ -275,11 +275,7 @@ def sample_sizes(dataset: Dataset, tokenizers: Mapping[str, Tokenizer]) -> list[
     Raises:
         ConfigError: the dataset or the tokenizer cannot tell sizes in advance.
     """
-    if len(tokenizers) > 1:
-        raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
-    tokenizer = only_tokenizer(tokenizers)
-    if not isinstance(tokenizer, Sized):
-        raise ConfigError(f"{type(tokenizer).__name__} does not know sizes in advance; use train.batch_size")
+    tokenizer = sized_tokenizer(tokenizers)
     sizes = []
     for index in range(len(dataset)):
         try:
@@ -287,3 +283,17 @@ def sample_sizes(dataset: Dataset, tokenizers: Mapping[str, Tokenizer]) -> list[
         except BadSample:
             sizes.append(1)
     return sizes
+
+
+def sized_tokenizer(tokenizers: Mapping[str, Tokenizer]) -> Sized:
+    """The only tokenizer, which knows sizes in advance.
+
+    Raises:
+        ConfigError: there are several, or it does not.
+    """
+    if len(tokenizers) > 1:
+        raise ConfigError("train.batch_tokens is for one tower; with towers use train.batch_size")
+    tokenizer = only_tokenizer(tokenizers)
+    if not isinstance(tokenizer, Sized):
+        raise ConfigError(f"{type(tokenizer).__name__} does not know sizes in advance; use train.batch_size")
+    return tokenizer

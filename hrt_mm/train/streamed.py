@@ -13,7 +13,7 @@ reads their shards alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypedDict
@@ -23,7 +23,7 @@ from ..data.dataset import Dataset
 from ..data.stream import RowSource, ShardError, StreamedDataset, StreamError, number_of
 from ..data.tokenizer import Tokenizer
 from .config import TrainConfig
-from .sampler import Plan, Position, Sampler, sample_sizes
+from .sampler import Plan, Position, Sampler, sample_sizes, shares, sized_tokenizer
 from .seeding import mix
 from .shuffle import Shuffle
 
@@ -73,7 +73,9 @@ class StreamSampler:
     Args:
         stream: the samples.
         seed: fixes the order.
-        batch_size: samples per batch, over all ranks.
+        batch_size: samples per batch, over all ranks; or
+        batch_tokens: maximum tokens per batch, over all ranks, of which each reader has an equal part.
+        size: tokens of a row by its number and content, with ``batch_tokens``.
         rank: of this process.
         world_size: number of processes.
 
@@ -82,17 +84,29 @@ class StreamSampler:
     """
 
     def __init__(
-        self, stream: StreamedDataset, *, seed: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        stream: StreamedDataset,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        batch_tokens: int | None = None,
+        size: Callable[[int, Any], int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        if batch_size < world_size:
+        if batch_size is not None and batch_size < world_size:
             raise ConfigError(f"train.batch_size {batch_size} is too small for {world_size} ranks; set it to more")
-        most = min(batch_size, len(stream.shards) or 1)
-        if stream.readers is not None and stream.readers > most:
+        self._most = len(stream.shards) or 1
+        if batch_size is not None:
+            self._most = min(batch_size, self._most)
+        if stream.readers is not None and stream.readers > self._most:
             raise ConfigError(
                 f"data.stream_readers {stream.readers} is too many: {stream.where} has {len(stream.shards) or 1} "
-                f"shards, and a batch {batch_size} samples; set {most} or fewer"
+                f"shards, and a batch {batch_size or batch_tokens} {'samples' if batch_size else 'tokens'}; set "
+                f"{self._most} or fewer"
             )
         self.stream, self.seed, self.batch_size = stream, seed, batch_size
+        self.batch_tokens, self.size = batch_tokens, size
         self.rank, self.world_size = rank, world_size
 
     def plans(self, start: Position) -> Iterator[Plan]:
@@ -108,17 +122,18 @@ class StreamSampler:
                 "%s is read %s, from %d shards, and there are %d ranks: each rank reads all of it",
                 self.stream.where, readers, len(self.stream.shards), self.world_size,
             )  # fmt: skip
-        return self._in_order(start) if count == 1 else self._by_readers(start, count)
+        if count == 1 and self.batch_size is not None:
+            return self._in_order(start, self.batch_size)
+        return self._by_readers(start, count)
 
     def _choose_readers(self) -> int:
         if self.stream.readers is not None:
             return self.stream.readers
-        most = min(self.batch_size, len(self.stream.shards))
-        if self.world_size == 1 or most < self.world_size:
+        if self.world_size == 1 or self._most < self.world_size:
             return 1
         readers = self.world_size
         # Powers of two times the number of ranks serve many other numbers of ranks evenly.
-        while 2 * readers <= min(most, READERS):
+        while 2 * readers <= min(self._most, READERS):
             readers *= 2
         return readers
 
@@ -135,16 +150,15 @@ class StreamSampler:
         while True:
             # Epochs of readers differ, so batches are counted through.
             at = Position(0, batch)
-            slots = range(batch * self.batch_size, (batch + 1) * self.batch_size)
             try:
-                taken = [next(readers[slot % count]) for slot in slots if slot % count in readers]
-            except StreamError as error:
+                taken = self._take(readers, batch, count)
+                share = self._share(taken) if everything else taken
+            except (StreamError, ConfigError) as error:
                 yield Plan(at, (), at, error=error)
                 return
             batch += 1
             epoch = min(reader.state["epoch"] for reader in readers.values())
             stream = {"readers": count, "at": {str(number): reader.state for number, reader in readers.items()}}
-            share = taken[self.rank :: self.world_size] if everything else taken
             yield Plan(
                 at,
                 tuple(row.number for row in share),
@@ -154,18 +168,53 @@ class StreamSampler:
                 tuple(bad for reader in readers.values() for bad in reader.skipped()),
             )
 
-    def _in_order(self, start: Position) -> Iterator[Plan]:
+    def _take(self, readers: Mapping[int, _Reader], batch: int, count: int) -> list[_Row]:
+        """The rows of a batch that come from some readers."""
+        if self.batch_size is not None:
+            slots = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            return [next(readers[slot % count]) for slot in slots if slot % count in readers]
+        assert self.batch_tokens is not None
+        budget = self.batch_tokens // count
+        taken = [row for reader in readers.values() for row in reader.take(budget, self._size)]
+        if (size := max(map(self._size, taken))) > budget:
+            longest = next(row for row in taken if self._size(row) == size)
+            raise ConfigError(
+                f"{self.stream.name(longest.number)} has {size} tokens, more than the {budget} of each of {count} "
+                f"readers; set train.batch_tokens to {size * count} or more, data.stream_readers to fewer, or shorten "
+                "the samples"
+            )
+        return taken
+
+    def _size(self, row: _Row) -> int:
+        assert self.size is not None
+        if row.size is None:
+            row.size = self.size(row.number, row.content)
+        return row.size
+
+    def _share(self, taken: list[_Row]) -> list[_Row]:
+        """This rank's rows of a batch that every rank reads."""
+        if self.batch_size is not None:
+            return taken[self.rank :: self.world_size]
+        if len(taken) < self.world_size:
+            raise ConfigError(
+                f"a batch of train.batch_tokens {self.batch_tokens} has {len(taken)} samples, fewer than the "
+                f"{self.world_size} ranks; raise it, or start fewer"
+            )
+        parts = shares(range(len(taken)), [self._size(row) for row in taken], self.world_size)
+        return [taken[index] for index in parts[self.rank]]
+
+    def _in_order(self, start: Position, batch_size: int) -> Iterator[Plan]:
         at, state = start, start.stream
         while True:
             skipped: list[BadSample] = []
             rows = self._rows(at.epoch, state, skipped)
             while True:
                 try:
-                    batch = list(islice(rows, self.batch_size))
+                    batch = list(islice(rows, batch_size))
                 except StreamError as error:
                     yield Plan(at, (), at, error=error)
                     return
-                if len(batch) < self.batch_size:
+                if len(batch) < batch_size:
                     break
                 following = Position(at.epoch, at.batch + 1, dict(batch[-1][2]))
                 share = batch[self.rank :: self.world_size]
@@ -175,7 +224,7 @@ class StreamSampler:
                 at = following
             if not at.batch:
                 shards = f" ({skipped[0]})" if skipped else ""
-                fewer = f"fewer than train.batch_size {self.batch_size}; lower it"
+                fewer = f"fewer than train.batch_size {batch_size}; lower it"
                 yield Plan(
                     at, (), at, error=ConfigError(f"{self.stream.where} has {len(batch)} samples{shards}, {fewer}")
                 )
@@ -214,7 +263,7 @@ class StreamSampler:
             source, first, block, taken = rows.state(), first + len(read), block + 1, 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Row:
     """A row of a logical reader.
 
@@ -222,11 +271,13 @@ class _Row:
         number: as :func:`hrt_mm.data.stream.number_of` has it.
         content: what the source gave.
         epoch: of the reader.
+        size: in tokens, where it was computed.
     """
 
     number: int
     content: Any
     epoch: int
+    size: int | None = None
 
 
 class _Reader(Iterator[_Row]):
@@ -250,10 +301,23 @@ class _Reader(Iterator[_Row]):
         self._buffer = max(1, stream.shuffle_buffer // count)
         self._skipped: list[BadSample] = []
         self._iterator = self._rows()
+        self._next: tuple[_Row, ReaderState] | None = None
 
     def __next__(self) -> _Row:
-        row, self.state = next(self._iterator)
+        row, self.state = self._next or next(self._iterator)
+        self._next = None
         return row
+
+    def take(self, budget: int, size: Callable[[_Row], int]) -> list[_Row]:
+        """The next rows whose sizes add up to a budget at most; one at least."""
+        taken: list[_Row] = []
+        while True:
+            if self._next is None:
+                self._next = next(self._iterator)
+            budget -= size(self._next[0])
+            if taken and budget < 0:
+                return taken
+            taken.append(next(self))
 
     def skipped(self) -> list[BadSample]:
         """The broken shards that were skipped since the last call."""
@@ -357,15 +421,21 @@ def train_sampler(
     """The batches of the training split.
 
     Raises:
-        ConfigError: the dataset cannot fill a batch, or a stream is to be cut by tokens.
+        ConfigError: the dataset cannot fill a batch, or does not tell sizes for batches by tokens.
     """
     if isinstance(dataset, StreamedDataset):
-        if options.batch_size is None:
+        if options.bucket_window is not None:
             raise ConfigError(
-                f"{dataset.where} is a stream, whose sizes are not known in advance; use train.batch_size"
+                f"train.bucket_window needs all lengths in advance, and {dataset.where} is a stream; drop it"
             )
         return StreamSampler(
-            dataset, seed=options.seed, batch_size=options.batch_size, rank=rank, world_size=world_size
+            dataset,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            batch_tokens=options.batch_tokens,
+            size=_size_of(dataset, tokenizers) if options.batch_tokens is not None else None,
+            rank=rank,
+            world_size=world_size,
         )
     return Sampler(
         len(dataset),
@@ -377,3 +447,16 @@ def train_sampler(
         rank=rank,
         world_size=world_size,
     )
+
+
+def _size_of(stream: StreamedDataset, tokenizers: Mapping[str, Tokenizer]) -> Callable[[int, Any], int]:
+    """A function that returns the tokens of a row; 1 where they cannot be read, as loading reports it."""
+    tokenizer = sized_tokenizer(tokenizers)
+
+    def size(number: int, row: Any) -> int:
+        try:
+            return tokenizer.size(stream.shape_of(number, row))
+        except BadSample:
+            return 1
+
+    return size

@@ -164,6 +164,17 @@ def test_a_broken_shard_within_the_share_is_skipped_and_named(shards: Path, tmp_
     assert list(bad["shards"]) == ["train-000001.tar"] and "are lost" in bad["shards"]["train-000001.tar"]
 
 
+def test_batches_by_tokens(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {**DATA, "root": str(shards), "stream_readers": 2}
+    # Images have 4 tokens, and each reader has 12.
+    words = ("train.batch_size=null", "train.batch_tokens=25", "train.workers=1")
+    assert len(losses(tmp_path / "a", data, *words)) == 4
+    lines = (tmp_path / "a" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["tokens"] for line in lines if "train/loss" in line] == [24, 48, 72, 96]
+    with pytest.raises(ConfigError, match=r"train\.bucket_window needs all lengths in advance"):
+        losses(tmp_path / "b", data, *words, "train.bucket_window=8")
+
+
 def test_splits_and_settings(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [sample.label for sample in (stream(shards, "val")[index] for index in range(2))] == ["cat", "dog"]
     assert len(stream(shards, "val", eval_rows=1)) == 1 and "the first 1 samples are used" in caplog.text

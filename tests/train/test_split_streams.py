@@ -154,6 +154,44 @@ def test_every_position_is_resumed_on_another_number_of_ranks(has_states: bool) 
     assert read == whole[:20]
 
 
+def of_tokens(stream: NumberStream, start: Position = START, rank: int = 0, ranks: int = 1) -> Iterator[Plan]:
+    """Batches of 48 tokens, of samples of 1 to 5."""
+    sampler = StreamSampler(
+        stream, seed=5, batch_tokens=48, size=lambda number, row: 1 + row[1] % 5, rank=rank, world_size=ranks
+    )
+    return sampler.plans(start)
+
+
+def test_batches_by_tokens_are_the_same_on_any_number_of_ranks() -> None:
+    def batches_of(ranks: int, start: Position, count: int) -> tuple[list[list[Any]], Position]:
+        parts = [list(islice(of_tokens(NumberStream(), start, rank, ranks), count)) for rank in range(ranks)]
+        assert all(plan.rows for plans_of_rank in parts for plan in plans_of_rank)
+        merged = [
+            sorted(chain(*(zip(plan.epochs, plan.rows, strict=True) for plan in together)))
+            for together in zip(*parts, strict=True)
+        ]
+        position = joined([of_rank[-1].following for of_rank in parts])
+        return merged, Position(position.epoch, position.batch, json.loads(json.dumps(position.stream)))
+
+    whole, _ = batches_of(1, START, 24)
+    assert first_epoch(whole) == Counter(NumberStream().rows())
+    for batch in whole:
+        # Four readers have 12 tokens each, and a row that does not fit has 5 at most.
+        assert 4 * 7 < sum(1 + row % 5 for _, (_, row) in batch) <= 48
+    for ranks in (2, 3, 4, 6):
+        assert batches_of(ranks, START, 24)[0] == whole
+    for at in (1, 4, 9, 15):
+        _, position = batches_of(2, START, at)
+        for ranks in (1, 4, 6):
+            assert batches_of(ranks, position, 3)[0] == whole[at : at + 3]
+    long = StreamSampler(NumberStream(), seed=5, batch_tokens=16, size=lambda number, row: 5)
+    assert "has 5 tokens, more than the 4 of each of 4 readers; set train.batch_tokens to 20" in str(
+        next(long.plans(START)).error
+    )
+    few = StreamSampler(NumberStream(), seed=5, batch_tokens=16, size=lambda number, row: 4, world_size=5)
+    assert "has 4 samples, fewer than the 5 ranks; raise it" in str(next(few.plans(START)).error)
+
+
 def test_a_broken_shard_is_named_and_only_its_rest_is_lost() -> None:
     stream = NumberStream()
     stream.broken = {2: 4, 4: 0}

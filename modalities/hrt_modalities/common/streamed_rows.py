@@ -145,22 +145,26 @@ class StreamedShards(StreamedDataset):
 
         return Retried(opened, state)
 
-    def read(self, number: int, row: Any) -> Sample:
-        return self._sample(number, row, training=True)
+    def shape_of(self, number: int, row: Any) -> Sequence[int]:
+        return self._dataset(row).shape(0)
 
-    def _sample(self, number: int, row: Any, *, training: bool) -> Sample:
+    def read(self, number: int, row: Any) -> Sample:
+        sample = self._dataset(row)[0]
+        check_label(sample, self.classes, f"{row[0]}:{row[1]}")
+        return sample
+
+    def _dataset(self, row: Any) -> Dataset:
+        """The sample of a row, as a dataset."""
         shard, key, contents = row
         location = f"{shard}:{key}"
         cells = row_of_sample(key, contents, shard)
         try:
-            dataset = self.config.of_rows([(cells, location, self.paths[shard])], self.classes, training=training)
+            dataset = self.config.of_rows([(cells, location, self.paths[shard])], self.classes, training=True)
         except ConfigError as error:
             # A member that is missing is a mistake of this sample.
             raise BadSample(location, str(error).removeprefix(f"{location}: ")) from error
         dataset.limit_towers(self._tokenizers)
-        sample = dataset[0]
-        check_label(sample, self.classes, location)
-        return sample
+        return dataset
 
     def head(self, count: int) -> Dataset:
         """The first samples as a dataset in memory, without augmentation.

@@ -180,10 +180,16 @@ class StreamedRows(StreamedDataset):
         assert self.source is not None
         return self.source.open(shard, state)
 
-    def read(self, number: int, row: Any) -> Sample:
+    def shape_of(self, number: int, row: Any) -> Sequence[int]:
+        return self._dataset(number, row).shape(0)
+
+    def _dataset(self, number: int, row: Any) -> Dataset:
         dataset = self.config.of_rows([self.located(number, row)], self.classes, training=True)
         dataset.limit_towers(self._tokenizers)
-        sample = dataset[0]
+        return dataset
+
+    def read(self, number: int, row: Any) -> Sample:
+        sample = self._dataset(number, row)[0]
         check_label(sample, self.classes, self.name(number))
         return sample
 

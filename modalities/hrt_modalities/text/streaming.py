@@ -142,6 +142,10 @@ class StreamedTexts(StreamedDataset):
         documents = self.source.open(shard, None if state is None else state["documents"])
         return WindowSource(documents, self.key, self.context, state, self.where)
 
+    def shape_of(self, number: int, row: Any) -> Sequence[int]:
+        """(tokens, 0)."""
+        return len(row.content) + len(row.documents), 0
+
     def read(self, number: int, row: Any) -> Sample:
         return Sample(row, None, self.name(number))
 
