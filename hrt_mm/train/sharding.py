@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,7 +130,11 @@ def choose_sharding(
                 f"train.parallel hsdp: {key} is {size}, which must be 2 or more and divide the {world_size} ranks"
             )
         shape, names = (world_size // size, size), ("replicate", "shard")  # type: ignore[assignment]
-    return Sharding(init_device_mesh(device.type, shape, mesh_dim_names=names), dtype)
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=names)
+    for group in mesh.get_all_groups():
+        # Groups within the ranks have PyTorch's default otherwise.
+        dist.set_timeout(timedelta(minutes=options.collective_timeout), group)
+    return Sharding(mesh, dtype)
 
 
 def is_sharded_module(module: nn.Module) -> bool:

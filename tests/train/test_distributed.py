@@ -14,9 +14,11 @@ import torch.distributed as dist
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.data.atomic_files import exclusive_lock
 from hrt_mm.train.build import build_data
+from hrt_mm.train.config import TrainConfig
 from hrt_mm.train.distributed import ProcessGroup
 from hrt_mm.train.identity import check_same_config, check_same_samples
 from hrt_mm.train.loop import train
+from hrt_mm.train.sharding import choose_sharding
 from hrt_mm.train.store import CheckpointStore
 from tests.processes import on_two_ranks
 from tests.train.toy_processes import finished, logged, start_ranks, wait_for_step
@@ -129,6 +131,19 @@ def _compare(ranks: ProcessGroup, folder: Path) -> list[str]:
         else:
             answers.append("")
     return answers
+
+
+def test_groups_of_shards_have_the_limit_of_collectives() -> None:
+    assert on_two_ranks(_timeouts) == [[420.0, 420.0]] * 2
+
+
+def _timeouts(ranks: ProcessGroup) -> list[float]:
+    """Seconds that collectives of each group of a mesh may take."""
+    options = TrainConfig(steps=1, batch_size=2, parallel="hsdp", shard_size=2, collective_timeout=7.0)
+    sharding = choose_sharding(options, "adamw", torch.float32, ranks.device, 2, 2)
+    assert sharding is not None
+    backends = [group._get_backend(ranks.device) for group in sharding.mesh.get_all_groups()]
+    return [backend.options._timeout.total_seconds() for backend in backends]
 
 
 def test_alone_every_call_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
