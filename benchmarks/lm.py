@@ -1,9 +1,10 @@
 """Language models at equal time: bits per byte on held-out text against seconds of training.
 
 All contenders train on the sources of Python's standard library, byte by byte, on the same windows in the same order,
-with equal parameters, AdamW, one thread and float32, each in a process of its own. Each gets the learning rate that was
-best for it in a short run; the schedule follows the time that is gone. Evaluation does not count. Before it is trained,
-a contender must not change a prediction when a later byte changes.
+with equal parameters, AdamW, one thread and float32, each in a process of its own; on a GPU in bf16 autocast and one
+after the other. Each gets the learning rate that was best for it in a short run; the schedule follows the time that is
+gone. Evaluation does not count. Before it is trained, a contender must not change a prediction when a later byte
+changes.
 
 The peers are x-transformers, hourglass-transformer-pytorch and MEGABYTE-pytorch (the extra ``peers``).
 """
@@ -202,7 +203,11 @@ def _peer(name: str, context: int, width: int) -> nn.Module:
     )
 
 
-def causal_error(model: nn.Module, context: int) -> float:
+def _autocast(device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def causal_error(model: nn.Module, context: int, device: torch.device) -> float:
     """The most that a token's cost changes, of those before a byte that changed.
 
     Raises:
@@ -212,8 +217,8 @@ def causal_error(model: nn.Module, context: int) -> float:
     position = context // 2 + 3
     other_BN = ids_BN.clone()
     other_BN[0, position] = (other_BN[0, position] + 1) % 256
-    with torch.no_grad():
-        before, after = (model(x)[0] for x in (ids_BN, other_BN))
+    with torch.no_grad(), _autocast(device):
+        before, after = (model(x.to(device))[0] for x in (ids_BN, other_BN))
     # The cost at place - 1 is that of the byte itself.
     error = float((before - after)[: position - 1].abs().max())
     if error > 1e-4:
@@ -240,16 +245,25 @@ def held_out(context: int, count: int) -> Tensor:
     return torch.stack(ByteTokenizer()([corpus[index].value for index in indices]).split())
 
 
-def bits_per_byte(model: nn.Module, ids_BN: Tensor) -> float:
+def bits_per_byte(model: nn.Module, ids_BN: Tensor, device: torch.device) -> float:
     """On held-out windows, separators' cost included."""
     model.eval()
-    with torch.no_grad():
-        nats = sum(float(model(part).double().sum()) for part in ids_BN.split(4))
+    with torch.no_grad(), _autocast(device):
+        nats = sum(float(model(part.to(device)).double().sum()) for part in ids_BN.split(4))
     model.train()
     return nats / math.log(2) / int((ids_BN[:, 1:] < 256).sum())
 
 
-def trained(model: nn.Module, seconds: float, rate: float, context: int, batch: int, every: float, count: int) -> Any:
+def trained(
+    model: nn.Module,
+    seconds: float,
+    rate: float,
+    context: int,
+    batch: int,
+    every: float,
+    count: int,
+    device: torch.device,
+) -> Any:
     """Trains for a time, and returns the curve: [seconds, steps, bits per byte]."""
     corpus = CorpusConfig(type="corpus", context=context).build("train")
     evaluation = held_out(context, count)
@@ -262,14 +276,17 @@ def trained(model: nn.Module, seconds: float, rate: float, context: int, batch: 
         factor = min(1.0, steps / 20) * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
-        loss = model(ids_BN).mean()
+        with _autocast(device):
+            loss = model(ids_BN.to(device)).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         spent += time.perf_counter() - started
         if spent >= due or spent >= seconds:
-            curve.append([round(spent, 2), steps, bits_per_byte(model, evaluation)])
+            curve.append([round(spent, 2), steps, bits_per_byte(model, evaluation, device)])
             print(f"{spent:.0f} s, step {steps}: {curve[-1][2]:.3f} bits per byte", file=sys.stderr, flush=True)
             due += every
         if spent >= seconds:
@@ -282,18 +299,20 @@ def train_one(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     context, quick = (128, True) if options.quick else (options.context, False)
-    model = build(options.contender, context)
-    error = causal_error(model, context)
+    device = torch.device(options.device)
+    model = build(options.contender, context).to(device)
+    error = causal_error(model, context, device)
     seconds = options.seconds
     every = seconds / 2 if quick else min(30.0, seconds)
-    curve = trained(model, seconds, options.rate, context, options.batch, every, 2 if quick else 32)
+    curve = trained(model, seconds, options.rate, context, options.batch, every, 2 if quick else 32, device)
     size = sum(parameter.numel() for parameter in model.parameters())
     print(json.dumps({"curve": curve, "parameters": size, "causal_error": error}))
 
 
 def _process(name: str, rate: float, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.lm", "--contender", name, "--rate", str(rate), "--seconds", str(seconds)]
-    words += ["--batch", str(options.batch), "--context", str(options.context), *(["--quick"] if options.quick else [])]
+    words += ["--batch", str(options.batch), "--context", str(options.context), "--device", options.device.type]
+    words += ["--quick"] if options.quick else []
     with tempfile.TemporaryFile("w+") as errors:
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=errors, text=True, check=False)
         errors.seek(0)
@@ -320,16 +339,19 @@ def installed() -> list[str]:
 
 
 def run(options: argparse.Namespace) -> Result:
-    """Finds each contender's rate, then trains all, as many at a time as there are threads."""
-    if options.device.type != "cpu":
-        raise UserError("this benchmark trains on one CPU thread each; drop --device")
+    """Finds each contender's rate, then trains all: on a CPU as many at a time as there are threads."""
     names = installed() if options.peers else [name for name in CONTENDERS if name not in PEERS]
     seconds = 2.0 if options.quick else 60.0 * options.minutes
     probe = 1.0 if options.quick else options.probe
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        tried = {(name, rate): pool.submit(_process, name, rate, probe, options) for name in names for rate in RATES}
+    rates = options.rates
+    with ThreadPoolExecutor(torch.get_num_threads() if options.device.type == "cpu" else 1) as pool:
+        tried = {
+            (name, rate): pool.submit(_process, name, rate, probe, options)
+            for name in names
+            for rate in (rates if len(rates) > 1 else ())
+        }
         probes = {key: future.result()["curve"][-1][2] for key, future in tried.items()}
-        best = {name: min((probes[name, rate], rate) for rate in RATES)[1] for name in names}
+        best = {name: min((probes.get((name, rate), 0.0), rate) for rate in rates)[1] for name in names}
         final = {name: pool.submit(_process, name, best[name], seconds, options) for name in names}
         results = {name: future.result() for name, future in final.items()}
     rows = _rows(results, best)
@@ -396,6 +418,8 @@ def _bars(results: dict[str, Any]) -> list[Bar]:
         if name == "hierarchy":
             continue
         times = [point[0] for point in other["curve"] if point[0] >= 60]
+        if not times:
+            continue
         leads = [at(other["curve"], seconds) - at(hierarchy, seconds) for seconds in times]
         bars.append(
             Bar(
@@ -411,6 +435,7 @@ def _bars(results: dict[str, Any]) -> list[Bar]:
 def tables(result: Result) -> str:
     """The result as Markdown."""
     names = list(result.rows[0].contenders)
+    where = "one thread" if result.device.startswith("CPU") else "the GPU"
     body = []
     for row in result.rows:
         scores = [row.contenders[name].scores["bits_per_byte"] for name in names]
@@ -427,7 +452,7 @@ def tables(result: Result) -> str:
     ]
     return "\n\n".join(
         [
-            f"Bits per byte on held-out sources after seconds of training on one thread; windows of "
+            f"Bits per byte on held-out sources after seconds of training on {where}; windows of "
             f"{result.settings['context']} bytes, {result.settings['batch']} a step:",
             markdown(["seconds", *names], body),
             markdown(["contender", "parameters", "learning rate", "steps"], facts),
@@ -444,7 +469,7 @@ def picture(result: Result, file: Path) -> None:
     for name, curve in result.details["curves"].items():
         seconds, _, bits = zip(*curve, strict=True)
         axes.plot(seconds, bits, marker="o", markersize=3, label=name, linewidth=2.5 if name == "hierarchy" else 1.2)
-    axes.set(xlabel="seconds of training, one thread", ylabel="bits per byte, held out")
+    axes.set(xlabel="seconds of training", ylabel="bits per byte, held out")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(file, dpi=120)
@@ -455,6 +480,9 @@ def arguments() -> argparse.ArgumentParser:
     options = parser(NAME, __doc__ or "")
     options.add_argument("--minutes", type=float, default=5.0, help="training time of each contender; 5 when absent")
     options.add_argument("--probe", type=float, default=45.0, help="seconds of each learning rate's trial")
+    options.add_argument(
+        "--rates", nargs="+", type=float, default=RATES, help="learning rates to try; a single one is taken untried"
+    )
     options.add_argument("--batch", type=positive, default=1, help="windows a step")
     options.add_argument("--context", type=positive, default=2048, help="bytes of a window")
     options.add_argument("--no-peers", dest="peers", action="store_false", help="the project's own models alone")

@@ -32,6 +32,7 @@ from . import (
     listops,
     lm,
     lra,
+    mfu,
     outline,
     outside,
     overhead,
@@ -62,6 +63,7 @@ LINK = "../../benchmarks/results"
 TABLES = {
     encoder_scaling.NAME: encoder_scaling.tables,
     overhead.NAME: overhead.tables,
+    mfu.NAME: mfu.tables,
     prediction.NAME: prediction.tables,
     pretrained.NAME: pretrained.tables,
     learning_rate.NAME: learning_rate.tables,
