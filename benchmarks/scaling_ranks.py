@@ -199,15 +199,15 @@ def run(options: argparse.Namespace) -> Result:
 
 def ratios(contenders: dict[str, Measured], alone: Measured) -> dict[str, float]:
     """Speed and memory of each contender over those of one rank."""
-    found = {}
+    relative = {}
     for mode, measured in contenders.items():
         for key in ("tokens_per_second", "tokens_per_processor_second"):
             mine, other = measured.scores[key], alone.scores[key]
             assert mine is not None and other
-            found[f"{mode}/single {key}"] = mine / other
+            relative[f"{mode}/single {key}"] = mine / other
         if measured.bytes and alone.bytes:
-            found[f"{mode}/single bytes"] = measured.bytes / alone.bytes
-    return found
+            relative[f"{mode}/single bytes"] = measured.bytes / alone.bytes
+    return relative
 
 
 def tables(result: Result) -> str:

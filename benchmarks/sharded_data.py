@@ -166,8 +166,8 @@ def run_ranks(folder: Path, world_size: int, words: Sequence[str], halt: int | N
     shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = []
     for rank in range(world_size):
-        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        ranks.append(_processes.Process(target=_rank, args=(folder, words, halt, own)))
+        variables = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(_processes.Process(target=_rank, args=(folder, words, halt, variables)))
         ranks[-1].start()
     if halt is not None:
         _wait_for_step(folder / "read-0.jsonl", halt, ranks)
@@ -176,8 +176,8 @@ def run_ranks(folder: Path, world_size: int, words: Sequence[str], halt: int | N
             os.killpg(process.pid or 0, signal.SIGKILL)
     for process in ranks:
         process.join(PATIENCE)
-    wanted = 0 if halt is None else -signal.SIGKILL
-    if any(process.exitcode != wanted for process in ranks):
+    expected = 0 if halt is None else -signal.SIGKILL
+    if any(process.exitcode != expected for process in ranks):
         raise CheckFailed(f"{world_size} ranks ended with {[process.exitcode for process in ranks]}")
 
 

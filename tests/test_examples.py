@@ -49,9 +49,9 @@ def commands(manifest: Any) -> list[list[str]]:
         return [words for item in manifest for words in commands(item)]
     if not isinstance(manifest, dict):
         return []
-    found = [words for item in manifest.values() for words in commands(item)]
+    listed = [words for item in manifest.values() for words in commands(item)]
     command = manifest.get("command")
-    return found + ([shlex.split(command[2]) if command[:2] == ["bash", "-c"] else command] if command else [])
+    return listed + ([shlex.split(command[2]) if command[:2] == ["bash", "-c"] else command] if command else [])
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -78,9 +78,9 @@ def test_job_script(path: Path) -> None:
 def test_manifest(path: Path) -> None:
     documents = list(yaml.safe_load_all(path.read_text()))
     assert all({"apiVersion", "kind", "metadata", "spec"} <= document.keys() for document in documents)
-    found = commands(documents)
-    assert found
-    for words in found:
+    listed = commands(documents)
+    assert listed
+    for words in listed:
         check_command(words)
 
 

@@ -60,13 +60,13 @@ class ProcessGroup:
                 inconsistent.
             RankError: ranks are missing or do not fit together, or another rank failed, hangs or was killed.
         """
-        place = cluster_environment(os.environ)
-        chosen = choose_device(device, _device_index(place))
+        cluster = cluster_environment(os.environ)
+        chosen = choose_device(device, _device_index(cluster))
         if chosen.type == "cuda":
             torch.cuda.set_device(chosen)
         elif chosen.type == "xpu":
             torch.xpu.set_device(chosen)
-        if place.world_size == 1:
+        if cluster.world_size == 1:
             if (tasks := tasks_without_srun(os.environ)) > 1:
                 log.warning("this SLURM job has %d tasks, and one process runs; start it with srun to use all", tasks)
             yield cls(chosen)
@@ -77,21 +77,21 @@ class ProcessGroup:
             )
         # Counts are reduced on the host and gradients on the device, so GPUs need both backends.
         backend = {"cuda": "cpu:gloo,cuda:nccl", "xpu": "cpu:gloo,xpu:xccl"}.get(chosen.type, "gloo")
-        store = served(place, timeout) if place.serves else connect(place, timeout, serve=False)
+        store = served(cluster, timeout) if cluster.serves else connect(cluster, timeout, serve=False)
         gpu = str(torch.get_device_module(chosen).get_device_properties(chosen).uuid) if chosen.type != "cpu" else ""
-        mine = RankInfo(place.rank, place.world_size, socket.gethostname(), os.getpid(), code_version(), gpu)
+        mine = RankInfo(cluster.rank, cluster.world_size, socket.gethostname(), os.getpid(), code_version(), gpu)
         prefix, members = meet(store, mine, timeout)
-        answers = PrefixStore(prefix, connect(place, timeout, serve=False))
-        peers = Peers(answers, members, place, timeout)
+        answers = PrefixStore(prefix, connect(cluster, timeout, serve=False))
+        peers = Peers(answers, members, cluster, timeout)
         try:
             dist.init_process_group(
                 backend,
                 store=PrefixStore(prefix, store),
-                rank=place.rank,
-                world_size=place.world_size,
+                rank=cluster.rank,
+                world_size=cluster.world_size,
                 timeout=timedelta(minutes=timeout),
             )
-            group = cls(chosen, place.rank, place.world_size, peers)
+            group = cls(chosen, cluster.rank, cluster.world_size, peers)
             yield group
             # Nobody leaves while others may still ask why.
             group.barrier()
@@ -184,11 +184,11 @@ class ProcessGroup:
         self.all(True)
 
 
-def _device_index(place: ClusterEnvironment) -> int:
+def _device_index(cluster: ClusterEnvironment) -> int:
     """Which of the visible devices is the process's."""
     # `srun --gpus-per-task=1` shows each task its own GPU alone.
-    alone = place.launcher in ("slurm", "mpi") and all(count == 1 for count in visible_devices().values())
-    return 0 if alone else place.local_rank
+    alone = cluster.launcher in ("slurm", "mpi") and all(count == 1 for count in visible_devices().values())
+    return 0 if alone else cluster.local_rank
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
