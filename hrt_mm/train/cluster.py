@@ -21,7 +21,7 @@ DEFAULT_PORT = 29_500
 
 @dataclass(frozen=True)
 class ClusterEnvironment:
-    """The place of a process among the ranks of a run.
+    """Rank, launcher and address of a process, as its cluster gives them.
 
     Args:
         launcher: what started the ranks; ``env`` where ``RANK`` and ``WORLD_SIZE`` are set without torchrun, as by
@@ -47,7 +47,7 @@ class ClusterEnvironment:
 
 
 def cluster_environment(variables: Mapping[str, str]) -> ClusterEnvironment:
-    """The place of the process with these environment variables.
+    """The rank of the process with these environment variables.
 
     ``RANK`` and ``WORLD_SIZE`` go first, since torchrun may run inside a step of SLURM; then come Open MPI's, as
     ``mpirun`` starts its daemons by ``srun``; then those of a SLURM step.

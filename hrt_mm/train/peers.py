@@ -65,24 +65,24 @@ class RankInfo:
         return f"rank {self.rank} (host {self.host}, process {self.pid})"
 
 
-def connect(place: ClusterEnvironment, minutes: float, *, serve: bool) -> TCPStore:
+def connect(cluster: ClusterEnvironment, minutes: float, *, serve: bool) -> TCPStore:
     """Connects to the store where the ranks meet.
 
     Args:
-        place: this rank's.
+        cluster: of this rank.
         minutes: to wait for the store, and later for each value in it.
         serve: serve it in this process.
 
     Raises:
         RankError: the port is in use, or nothing answers in time.
     """
-    where = f"{place.address}:{place.port}"
+    where = f"{cluster.address}:{cluster.port}"
     if not serve:
-        _wait_for_port(place, minutes)
+        _wait_for_port(cluster, minutes)
     try:
         return TCPStore(
-            place.address,
-            place.port,
+            cluster.address,
+            cluster.port,
             is_master=serve,
             timeout=timedelta(minutes=minutes),
             wait_for_workers=False,
@@ -94,28 +94,28 @@ def connect(place: ClusterEnvironment, minutes: float, *, serve: bool) -> TCPSto
                 f"rank 0 cannot serve {where}, where the ranks meet: {_first_line(error)}; another run may use the "
                 "port, or MASTER_ADDR is another machine's. Set MASTER_PORT, the same for all ranks"
             ) from error
-        raise RankError(f"rank {place.rank} cannot connect to rank 0 at {where}: {_first_line(error)}") from error
+        raise RankError(f"rank {cluster.rank} cannot connect to rank 0 at {where}: {_first_line(error)}") from error
 
 
 @cache
-def served(place: ClusterEnvironment, minutes: float) -> TCPStore:
+def served(cluster: ClusterEnvironment, minutes: float) -> TCPStore:
     """The store that this process serves as long as it lives, since others may still ask."""
-    return connect(place, minutes, serve=True)
+    return connect(cluster, minutes, serve=True)
 
 
-def _wait_for_port(place: ClusterEnvironment, minutes: float) -> None:
+def _wait_for_port(cluster: ClusterEnvironment, minutes: float) -> None:
     """Tries to connect until something answers. Between tries, signals are handled."""
     deadline = time.monotonic() + 60 * minutes
     while True:
         try:
-            socket.create_connection((place.address, place.port), 5).close()
+            socket.create_connection((cluster.address, cluster.port), 5).close()
             return
         except OSError as error:
             if time.monotonic() > deadline:
                 raise RankError(
-                    f"rank {place.rank} could not reach rank 0 at {place.address}:{place.port} within {span(minutes)} "
-                    f"(train.collective_timeout): {error}; start all ranks together, and check MASTER_ADDR, "
-                    "MASTER_PORT and the firewall"
+                    f"rank {cluster.rank} could not reach rank 0 at {cluster.address}:{cluster.port} within "
+                    f"{span(minutes)} (train.collective_timeout): {error}; start all ranks together, and check "
+                    "MASTER_ADDR, MASTER_PORT and the firewall"
                 ) from error
             time.sleep(_RETRY_SECONDS)
 
@@ -229,13 +229,13 @@ class Peers:
     Args:
         store: connected for this alone, since calls of another connection may block.
         members: all ranks, in order.
-        place: this one's.
+        cluster: of this rank.
         minutes: limit of a collective.
     """
 
-    def __init__(self, store: Store, members: list[RankInfo], place: ClusterEnvironment, minutes: float) -> None:
-        self.store, self.members, self.place, self.minutes = store, members, place, minutes
-        self.rank = place.rank
+    def __init__(self, store: Store, members: list[RankInfo], cluster: ClusterEnvironment, minutes: float) -> None:
+        self.store, self.members, self.cluster, self.minutes = store, members, cluster, minutes
+        self.rank = cluster.rank
         self.step = 0
         """Of training, that is being taken."""
         self._main = threading.get_ident()
@@ -344,7 +344,7 @@ class Peers:
         """Where the store ends with this process, waits until the other ranks have read from it."""
         deadline = time.monotonic() + ANSWER_SECONDS
         everyone = [f"left/{member.rank}" for member in self.members]
-        while self.place.serves and not self.store.check(everyone) and time.monotonic() < deadline:
+        while self.cluster.serves and not self.store.check(everyone) and time.monotonic() < deadline:
             time.sleep(_RETRY_SECONDS)
 
     def _silent(self, *, timed_out: bool) -> list[str]:
@@ -352,7 +352,7 @@ class Peers:
         answers = dict(sorted(self._answers.items()))
         again = "resume the run (--resume), or let torchrun do so (--max-restarts)"
         if self._lost:
-            server = "torchrun" if self.place.launcher == "torchrun" else self.members[0]
+            server = "torchrun" if self.cluster.launcher == "torchrun" else self.members[0]
             return [f"{server} no longer answers: it was killed, or its connection was lost; {again}"]
         missing = [str(member) for member in self.members if member.rank not in answers and member.rank != self.rank]
         if missing:
