@@ -73,6 +73,8 @@ class SymbolHead(nn.Module):
         Raises:
             UserError: there are more symbols than frames.
         """
+        if not symbols:
+            return []
         repeats = sum(first == second for first, second in pairwise(symbols))
         room = len(log_probs_NK) - len(symbols) - repeats
         edge = [self.silence] if self.silence is not None and room >= 2 else []

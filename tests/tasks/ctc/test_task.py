@@ -117,6 +117,15 @@ def test_a_prior_follows_what_is_usual_and_not_in_evaluation(hierarchy: Make, ro
     assert "prior.usual_K" in task.state_dict()
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_nothing_is_aligned_where_nothing_was_decoded(hierarchy: Make, rows: Tokenizer, frames: int) -> None:
+    # Silence at both ends is twice the same symbol, which needs three frames.
+    task = config(silence=True).build(hierarchy(1), rows, SYMBOLS).eval()
+    assert task.align(torch.zeros(frames, len(SYMBOLS) + 2).log_softmax(-1), ()) == []
+    (aligned,) = task.align(torch.zeros(frames, len(SYMBOLS) + 2).log_softmax(-1), (0,))
+    assert aligned.symbol == 0
+
+
 def test_silence_stands_at_both_ends_and_is_told_as_blank(hierarchy: Make, rows: Tokenizer) -> None:
     """The loss is that of targets with a symbol more at each end; what reads the steps sees one blank."""
     torch.manual_seed(0)
