@@ -129,7 +129,7 @@ def test_help_lists_what_is_installed(capsys: pytest.CaptureFixture[str]) -> Non
     out = capsys.readouterr().out
     assert "modalities: audio, text, video, vision;" in out
     assert "vision/digits" in out and "transcribe" in out
-    assert re.search(r"\n +data +show, listops\n", out)
+    assert re.search(r"\n +data +show, listops, pathfinder\n", out)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     assert "tasks:" not in capsys.readouterr().out, "the options of a command do not scroll away"

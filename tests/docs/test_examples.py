@@ -44,7 +44,7 @@ LIBRARIES = {"docs/how-to/training-loops.md": ("lightning", "transformers", "acc
 """Libraries of others that pages show, which are not among the extras of users."""
 QUICK = {"modalities", "doctor", "describe", "config"}
 """Commands that are run; of others the arguments and the configuration are checked."""
-TOOLS = {"make", "curl", "pip", "torchrun", "export", ".ci/run"}
+TOOLS = {"make", "curl", "pip", "torchrun", "export", "sbatch", ".ci/run"}
 
 _FENCE = re.compile(r"^```(?P<kind>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -183,8 +183,9 @@ def test_command_exists(command: Command, folder: Path, capsys: pytest.CaptureFi
     elif program == "hrt-mm":
         _check_own(arguments, command.output, capsys)
     elif program == "torchrun":
-        assert arguments[2:4] == ["-m", "hrt_mm"]
-        _check_own(arguments[4:], command.output, capsys)
+        module = arguments.index("-m")
+        assert arguments[module + 1] == "hrt_mm"
+        _check_own(arguments[module + 2 :], command.output, capsys)
     elif program == "python":
         assert arguments[0] == "-m"
         assert importlib.util.find_spec(arguments[1])

@@ -43,6 +43,7 @@ SMALL = {
     "video/masked": ["data.train=4", "data.test=2"],
     "video/quickstart": ["data.train=4", "data.test=2"],
     "video/shots": ["data.train=4", "data.test=2"],
+    "lra/pathfinder": ["data.train=40", "data.val=4", "data.test=4"],
     "vision/cifar10": ["data.download=false"],
     "vision/fashion_mnist": ["data.download=false"],
     "video/video_folder": ["data.sampling.frames=8"],
@@ -137,10 +138,11 @@ def applied(folder: Path, files: dict[str, list[Path]]) -> int:
     return answers
 
 
-NAMES = [name for name in packaged_configs() if not name.startswith("text/") and name != "generation/summaries"]
+TEXTS = {"generation/summaries", "lra/listops", "lra/text"}
+NAMES = [name for name in packaged_configs() if not name.startswith("text/") and name not in TEXTS]
 """Those that read files; others read texts."""
 GENERATED = {
-    "audio/synthetic", "audio/synthetic_stream", "retrieval/glyphs", "retrieval/glyphs_flat",
+    "audio/synthetic", "audio/synthetic_stream", "lra/pathfinder", "retrieval/glyphs", "retrieval/glyphs_flat",
     "retrieval/moments", "retrieval/moments_spoken", "retrieval/symbols", "video/actions", "video/masked",
     "video/quickstart", "vision/digits", "vision/digits_finetune", "vision/digits_masked",
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -47,9 +48,9 @@ def test_ranks_meet_again_in_the_same_store() -> None:
     prefixes = []
     for _ in range(2):
         with ThreadPoolExecutor(3) as pool:
-            found = list(pool.map(lambda rank: meet(store, member(rank, 3), 1.0), range(3)))
-        assert all(members == [member(rank, 3) for rank in range(3)] for _, members in found)
-        prefixes.append({prefix for prefix, _ in found})
+            met = list(pool.map(lambda rank: meet(store, member(rank, 3), 1.0), range(3)))
+        assert all(members == [member(rank, 3) for rank in range(3)] for _, members in met)
+        prefixes.append({prefix for prefix, _ in met})
     assert all(len(prefix) == 1 for prefix in prefixes)
     assert prefixes[0] != prefixes[1]
 
@@ -79,7 +80,7 @@ def test_ranks_that_do_not_fit(other: RankInfo, message: str) -> None:
 
 def test_a_rank_that_is_there_twice() -> None:
     assert any("rank 1 (host host1, process 101) is there twice" in text for text in messages(
-        member(0, 3), member(1, 3), member(1, 3), minutes=SOON
+        member(0, 3), member(1, 3), member(1, 3), minutes=10 * SOON
     ))  # fmt: skip
 
 
@@ -90,19 +91,21 @@ def test_two_ranks_on_one_gpu() -> None:
 
 
 def test_ranks_that_do_not_come() -> None:
-    assert "ranks 1, 3 of 4 did not join within 0.2 s" in messages(member(0, 4), member(2, 4), minutes=SOON)[0]
+    first = messages(member(0, 4), member(2, 4), minutes=SOON)[0]
+    # On a busy machine rank 2 may be late as well.
+    assert re.search(r"ranks 1,( 2,)? 3 of 4 did not join within 0\.2 s", first)
     assert "got no answer from rank 0" in messages(member(1), minutes=SOON)[0]
 
 
 def test_nobody_serves_the_store() -> None:
     with socket.socket() as busy:
         busy.bind(("127.0.0.1", 0))
-        place = ClusterEnvironment("env", 1, 2, port=busy.getsockname()[1])
+        cluster = ClusterEnvironment("env", 1, 2, port=busy.getsockname()[1])
         with pytest.raises(RankError, match=r"rank 1 could not reach rank 0 at 127\.0\.0\.1:\d+ within 0\.2 s"):
-            connect(place, SOON, serve=False)
+            connect(cluster, SOON, serve=False)
         busy.listen()
         with pytest.raises(RankError, match=r"rank 0 cannot serve 127\.0\.0\.1:\d+.*[Ss]et MASTER_PORT"):
-            connect(replace(place, rank=0), 1.0, serve=True)
+            connect(replace(cluster, rank=0), 1.0, serve=True)
 
 
 class Others:
@@ -115,8 +118,8 @@ class Others:
 
     def start(self, rank: int) -> Peers:
         """A rank whose main thread is the one that calls this."""
-        place = ClusterEnvironment("torchrun", rank, 3)
-        self.started.append(Peers(self.store, [member(each, 3) for each in range(3)], place, 0.5))
+        cluster = ClusterEnvironment("torchrun", rank, 3)
+        self.started.append(Peers(self.store, [member(each, 3) for each in range(3)], cluster, 0.5))
         return self.started[-1]
 
     def stand_in(self, rank: int, module: str) -> None:

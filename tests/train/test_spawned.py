@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "pairs.tsv").write_text("\n".join(["split\ttext1\ttext2\tlabel", *rows]))
     lines = [{"split": split, "words": ["a", "b"], "tags": ["x", "y"]} for split in ("train", "val", "test")]
     (root / "tags.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    reviews = [
+        {"split": split, "text": "A film.", "label": label} for split in ("train", "val", "test") for label in "ab"
+    ]
+    (root / "imdb.jsonl").write_text("\n".join(map(json.dumps, reviews)))
+    (root / "shards").mkdir()
+    for split in ("train", "val", "test"):
+        with tarfile.open(root / f"shards/{split}.tar", "w") as shard:
+            for label in ("a", "b"):
+                (root / "label.cls").write_text(label)
+                shard.add(root / f"images/{split}/{label}/0.png", f"{label}.png")
+                shard.add(root / "label.cls", f"{label}.cls")
     return root
 
 
@@ -62,6 +74,8 @@ def configured(name: str, folder: Path, cache: Path) -> RunConfig:
         "text/documents": [f"data.root={folder}/documents"],
         "text/matching": [f"data.file={folder}/pairs.tsv"],
         "text/tagging": [f"data.file={folder}/tags.jsonl"],
+        "lra/text": [f"data.file={folder}/imdb.jsonl"],
+        "lra/image": [f"data.root={folder}/shards"],
     }.get(name, [])
     if "type: corpus" in text and "HRT_MM_DATA" not in text:
         options = [f"data.files=[{Path(__file__).parent}]", "data.suffixes=[.py]"]

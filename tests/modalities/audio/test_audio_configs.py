@@ -16,7 +16,7 @@ from tests.modalities.corpora.test_speech import spoken
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "audio"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-OWN = {"audio_folder": ["data.root=sounds"], "synthetic": ["data.train=40", "data.valid=4", "data.test=4"]}
+OWN = {"audio_folder": ["data.root=sounds"], "synthetic": ["data.train=200", "data.valid=4", "data.test=4"]}
 NEEDS = {"synthetic": "espeakng_loader"}
 
 

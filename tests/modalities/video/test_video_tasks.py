@@ -75,7 +75,7 @@ def test_configurations_build_and_take_a_batch(
 ) -> None:
     small = []
     if name in ("quickstart", "masked", "shots", "actions"):
-        small = [f"data.folder={tmp_path}", "data.train=2", "data.valid=1", "data.test=1"]
+        small = [f"data.folder={tmp_path}", "data.train=6", "data.valid=1", "data.test=1"]
     if name == "video_folder":
         small = [f"data.root={tmp_path}"]
         for label in ("run", "walk"):
