@@ -94,8 +94,8 @@ class Budget:
 
     def limit(self, part: Part) -> float | None:
         """Seconds that a part may take: its own limit or what is left; ``None`` where that is too little to start."""
-        own = part.limit * self._scale
-        return None if self.left < min(part.least, own) else min(own, self.left)
+        allowed = part.limit * self._scale
+        return None if self.left < min(part.least, allowed) else min(allowed, self.left)
 
 
 def run(options: argparse.Namespace) -> Result:

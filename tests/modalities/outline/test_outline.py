@@ -108,9 +108,9 @@ def test_borders_that_follow_at_once_are_left_out(film: Path) -> None:
     least = min(second - first for first, second in pairwise(starts)) + 0.08
     with VideoFile(film) as file:
         scenes = list(FileOutline(task, tokenizer, shortest=least).scenes(file))
-    found = [round(scene.start, 3) for scene in scenes][1:]
-    assert found[0] == starts[0] and set(found) < set(starts)
-    assert all(second - first >= least - 0.001 for first, second in pairwise(found))
+    remaining = [round(scene.start, 3) for scene in scenes][1:]
+    assert remaining[0] == starts[0] and set(remaining) < set(starts)
+    assert all(second - first >= least - 0.001 for first, second in pairwise(remaining))
     assert all(first.end == second.start for first, second in pairwise(scenes))
 
 
