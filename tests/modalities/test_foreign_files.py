@@ -43,6 +43,8 @@ SMALL = {
     "video/masked": ["data.train=4", "data.test=2"],
     "video/quickstart": ["data.train=4", "data.test=2"],
     "video/shots": ["data.train=4", "data.test=2"],
+    "generation/captions": ["data.film.train=8", "data.film.valid=2", "data.film.test=2"],
+    "generation/transcripts": ["data.speech.train=8", "data.speech.valid=2", "data.speech.test=2"],
     "lra/pathfinder": ["data.train=40", "data.val=4", "data.test=4"],
     "vision/cifar10": ["data.download=false"],
     "vision/fashion_mnist": ["data.download=false"],
