@@ -181,6 +181,7 @@ def test_weights_of_a_folder_are_loaded_and_random_ones_are_not(bert: Path) -> N
     theirs = transformers.BertModel.from_pretrained(bert)
     for name, value in theirs.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+    torch.manual_seed(1)
     other = transformers_model(str(bert), config, pretrained=False)
     key = "encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(other.state_dict()[key], theirs.state_dict()[key])
