@@ -49,3 +49,11 @@ def test_the_table_is_read_back(root: Path, tmp_path: Path) -> None:
     texts("sst2", root).write(tmp_path / "table.jsonl")
     row = json.loads((tmp_path / "table.jsonl").read_text().splitlines()[0])
     assert row == {"text": "text 0", "label": "0", "split": "train"}
+
+
+def test_fewer_tests_are_spread_evenly_over_sorted_classes() -> None:
+    rows = [(f"text {n}", "good" if n < 10 else "bad", "test") for n in range(20)] + [("text", "good", "train")]
+    fewer = Texts(rows).with_fewer_tests(4)
+    assert fewer.split("test") == (["text 0", "text 5", "text 10", "text 15"], ["good", "good", "bad", "bad"])
+    assert fewer.split("train") == (["text"], ["good"])
+    assert len(Texts(rows).with_fewer_tests(100).rows) == len(rows)
