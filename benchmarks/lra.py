@@ -6,7 +6,9 @@ on a GPU), from scratch, with the same data, batch and optimizer. The figure is 
 were best on ``val``. The fifth task, retrieval of documents, is left out, since its data cannot be had; published means
 are over the same four tasks.
 
-ListOps and Pathfinder are generated (``--train`` limits their training data, and with it the time that this takes).
+ListOps and Pathfinder are generated (``--train`` and ``--test`` limit them, and with them the time that this takes;
+``--test`` thins out the reviews as well). ``--batch`` and ``--warmup`` are for runs of minutes, where the
+configurations' batches would leave few steps; both contenders take the same.
 ``HRT_MM_DATA`` names the folder that holds ``imdb/`` and ``cifar10/``; CIFAR-10's pictures are JPEG there, so figures
 of Image are not quite comparable with published ones.
 """
@@ -30,6 +32,7 @@ from .command import main, parser, positive
 from .markdown import markdown
 from .results import Bar, Measured, Result, Row, environment
 from .runs import flat, for_minutes, kept_or_trained
+from .sentences import evenly_spaced
 
 NAME = "lra"
 BUDGETS = {"listops": 8.4e6, "text": 3.3e6, "image": 228e3, "pathfinder": 57e3}
@@ -54,11 +57,20 @@ HELD_OUT = 10
 QUICK = ["train.batch_size=4", "train.eval_every=1000000", "train.eval_batches=1", "optim.warmup_steps=1"]
 
 
-def reviews(folder: Path, file: Path) -> None:
-    """Writes IMDb's reviews as one table, each cut to the bytes that the task has."""
+def reviews(folder: Path, file: Path, test: int | None = None) -> None:
+    """Writes IMDb's reviews as one table, each cut to the bytes that the task has.
+
+    Args:
+        folder: of ``train.jsonl`` and ``test.jsonl``.
+        file: the table.
+        test: test reviews, evenly spaced as they are sorted by class; all when absent.
+    """
     with file.open("w", encoding="utf-8") as table:
         for split in ("train", "test"):
-            for number, line in enumerate((folder / f"{split}.jsonl").read_text(encoding="utf-8").strip().split("\n")):
+            lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").strip().split("\n")
+            if split == "test" and test is not None:
+                lines = evenly_spaced(lines, test)
+            for number, line in enumerate(lines):
                 entry = json.loads(line)
                 text = entry["text"].encode()[:MAX_BYTES].decode(errors="ignore")
                 side = "val" if split == "train" and number % HELD_OUT == 0 else split
@@ -77,27 +89,30 @@ def unpacked(folder: Path, shards: Path) -> None:
             shutil.copyfileobj(packed, plain)
 
 
-def configuration(task: str, home: Path, train: int | None) -> RunConfig:
+def configuration(task: str, home: Path, train: int | None = None, test: int | None = None) -> RunConfig:
     """A task's configuration with its data.
 
     Args:
         task: a key of ``BUDGETS``.
         home: folder for data that is converted.
         train: training samples of generated data; those of the task when absent.
+        test: samples of generated data for validation and for the test, and test reviews; those of the task when
+            absent.
 
     Raises:
         UserError: the task needs ``HRT_MM_DATA``, which is not set.
     """
     if task in ("listops", "pathfinder"):
-        return load_config(f"lra/{task}", [f"data.train={train}"] if train is not None else [])
+        limits = {"train": train, "val": test, "test": test}
+        return load_config(f"lra/{task}", [f"data.{key}={count}" for key, count in limits.items() if count is not None])
     if not os.environ.get("HRT_MM_DATA"):
         raise UserError(
             "HRT_MM_DATA is not set; name the folder that holds imdb/ and cifar10/, or choose other --tasks"
         )
     root = Path(os.environ["HRT_MM_DATA"])
     if task == "text":
-        if not (table := home / "imdb.jsonl").exists():
-            reviews(root / "imdb", table)
+        if not (table := home / f"imdb-{test or 'all'}.jsonl").exists():
+            reviews(root / "imdb", table, test)
         return load_config("lra/text", [f"data.file={table}"])
     if not (shards := home / "cifar10").exists():
         unpacked(root / "cifar10", shards)
@@ -114,7 +129,7 @@ def run(options: argparse.Namespace) -> Result:
         name=NAME,
         command=options.command,
         quick=options.quick,
-        settings={"minutes": options.minutes, "seeds": options.seeds, "train": options.train},
+        settings={key: getattr(options, key) for key in ("minutes", "seeds", "train", "test", "batch", "warmup")},
         checks={},
         rows=rows,
         bars=[] if options.quick else bars(rows),
@@ -123,12 +138,14 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def _row(task: str, home: Path, options: argparse.Namespace) -> Row:
-    config = configuration(task, home, options.train)
+    config = configuration(task, home, options.train, options.test)
     configs = {"hierarchy": config, "flat": flat(config)}
     seeds = 1 if options.quick else options.seeds
     contenders = {}
     for name in options.contenders:
         words = for_minutes(0.02 if options.quick else options.minutes, options.device)
+        words += [] if options.batch is None else [f"train.batch_size={options.batch}"]
+        words += [] if options.warmup is None else [f"optim.warmup_steps={options.warmup}"]
         words += QUICK if options.quick else []
         runs = [
             kept_or_trained(configs[name], home / f"{task}-{name}-{seed}", [*words, f"train.seed={seed}"]).summary
@@ -232,6 +249,11 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument(
         "--train", type=positive, help="training samples of generated data; those of the task if absent"
     )
+    options.add_argument(
+        "--test", type=positive, help="test samples of all tasks but Image; those of the task if absent"
+    )
+    options.add_argument("--batch", type=positive, help="samples a step; those of the configurations if absent")
+    options.add_argument("--warmup", type=positive, help="steps; those of the configurations if absent")
     options.add_argument("--runs", type=Path, help="folder of the runs, which keeps them; finished ones are not redone")
     return options
 

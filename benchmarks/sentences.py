@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from hrt_mm.config import RunConfig, load_config
 from hrt_mm.core.errors import UserError
@@ -45,6 +46,7 @@ CONTENDERS = ("hierarchy", "flat", "tf-idf")
 FOLDS, VALIDATION = 10, 20
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 TOKEN = r"\w+|[^\w\s]"
+Item = TypeVar("Item")
 QUICK = ["train.eval_every=1000000", "train.eval_batches=1"]
 
 
@@ -65,15 +67,19 @@ class Texts:
 
     def with_fewer_tests(self, count: int) -> Texts:
         """The same with at most so many test samples, evenly spaced, as files are often sorted by class."""
-        tests = [row for row in self.rows if row[-1] == "test"]
-        spacing = max(1.0, len(tests) / count)
-        chosen = [tests[int(index * spacing)] for index in range(min(count, len(tests)))]
+        chosen = evenly_spaced([row for row in self.rows if row[-1] == "test"], count)
         return Texts([*(row for row in self.rows if row[-1] != "test"), *chosen])
 
     def write(self, file: Path) -> None:
         """Writes a table that ``data.type: documents`` reads."""
         keys = ("text", "label", "split")
         file.write_text("".join(json.dumps(dict(zip(keys, row, strict=True))) + "\n" for row in self.rows))
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """At most so many of the items, evenly spaced."""
+    spacing = max(1.0, len(items) / count)
+    return [items[int(index * spacing)] for index in range(min(count, len(items)))]
 
 
 def texts(name: str, root: Path, fold: int = 0) -> Texts:

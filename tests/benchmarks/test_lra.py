@@ -43,6 +43,10 @@ def test_reviews_are_cut_and_some_held_out(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert [row["split"] for row in rows].count("val") == 2 and len(rows) == 40
     assert max(len(row["text"].encode()) for row in rows) == MAX_BYTES
+    reviews(folder, tmp_path / "fewer.jsonl", test=5)
+    fewer = [json.loads(line) for line in (tmp_path / "fewer.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in fewer if row["split"] == "test"] == [f"test {n}" for n in (0, 4, 8, 12, 16)]
+    assert [row for row in fewer if row["split"] != "test"] == [row for row in rows if row["split"] != "test"]
 
 
 def test_shards_are_unpacked_with_the_last_for_validation(tmp_path: Path) -> None:
@@ -60,9 +64,9 @@ def test_shards_are_unpacked_with_the_last_for_validation(tmp_path: Path) -> Non
 def test_real_data_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HRT_MM_DATA", raising=False)
     with pytest.raises(UserError, match="HRT_MM_DATA is not set"):
-        configuration("text", tmp_path, None)
-    config = configuration("pathfinder", tmp_path, 50)
-    assert config.data.model_dump()["train"] == 50
+        configuration("text", tmp_path)
+    data = configuration("pathfinder", tmp_path, 50, 7).data.model_dump()
+    assert (data["train"], data["val"], data["test"]) == (50, 7, 7)
 
 
 def rows(*accuracies: float) -> list[Row]:
