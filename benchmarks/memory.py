@@ -39,7 +39,7 @@ from .timing import Call
 
 Sizes = dict[str, int | float | str]
 
-MEASURABLE = ("encoder_scaling", "overhead", "learning_rate", "audio", "video")
+MEASURABLE = ("encoder_scaling", "overhead", "learning_rate", "audio", "video", "recall")
 """Benchmarks that can be asked for a contender: their modules have ``prepare(contender, sizes, settings)``."""
 
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
