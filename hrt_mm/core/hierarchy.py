@@ -23,9 +23,11 @@ from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pyramid import Pyramid
 from .rope import Rotary
+from .routing import Routing
 from .source import Read, SourceMemory
 from .tokens import Tokens
 from .transition import TopDown, Transition
+from .uncertainty import UncertaintyRouter
 
 
 @dataclass
@@ -38,6 +40,7 @@ class _State:
     groups: Groups | None = None
     confidence_T1: Tensor | None = None
     prob_G: Tensor | None = None
+    routing: Routing | None = None
 
     def scale_by_confidence(self, unpooled_TD: Tensor) -> Tensor:
         """Multiplies values from the next level by 1, with the gradient of the routing decisions (learned groups)."""
@@ -252,6 +255,7 @@ class Hierarchy(nn.Module):
             pooled = transition(states[-1].x_TD, states[-1].plan)
             states[-1].groups = pooled.groups
             states[-1].confidence_T1, states[-1].prob_G = pooled.confidence_T1, pooled.prob_G
+            states[-1].routing = pooled.routing
             record.losses |= pooled.losses
             record.stats |= pooled.stats
             states.append(state(index, pooled.x_GE, pooled.plan))
@@ -335,7 +339,19 @@ class Hierarchy(nn.Module):
             )
             nested_blocks[name] = grid.blocks if grid is not None else ()
         groups = {name: state.groups.spans for name, state in zip(names, states, strict=True) if state.groups}
-        return Pyramid(names, levels, groups, nested_blocks, record.losses, record.stats)
+        routings = {name: state.routing for name, state in zip(names, states, strict=True) if state.routing}
+        return Pyramid(names, levels, groups, nested_blocks, record.losses, record.stats, routings)
+
+    def learn_uncertainty(self, pyramid: Pyramid, nats_T: Tensor) -> None:
+        """Lets groups with ``signal: uncertainty`` learn, in training, how hard tokens are to predict.
+
+        Args:
+            pyramid: what this hierarchy made of a batch.
+            nats_T: cross-entropy of the token after each token of level 0.
+        """
+        if len(self.transitions) and isinstance(router := self.transitions[0].router, UncertaintyRouter):
+            name = pyramid.names[0]
+            router.learn(pyramid.routings[name], nats_T.detach(), pyramid[name].spans)
 
     def parameter_levels(self) -> dict[str, int]:
         """Index of the level that each parameter belongs to, by parameter name."""

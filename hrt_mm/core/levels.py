@@ -52,18 +52,22 @@ class GivenGroups(Component):
 
 
 class LearnedGroups(Component):
-    """Groups whose boundaries the model predicts, trained end to end (dynamic chunking of H-Net, arXiv 2507.07955)."""
+    """Groups whose boundaries the model predicts. An offset of their log-odds controls how many there are."""
 
     type: Literal["learned"]
     target: Annotated[float, Field(gt=1)]
-    """Target tokens per group of the ratio loss."""
+    """Target tokens per group."""
     max: PositiveInt
     """Maximum tokens of a group; longer ones are split."""
+    signal: Literal["difference", "uncertainty"] = "difference"
+    """What a boundary is. ``difference``: where a token is unlike the one before it, trained end to end (dynamic
+    chunking of H-Net, arXiv 2507.07955). ``uncertainty``: before a token that the model expects to predict badly, for
+    the first level of causal models that are trained on next tokens (after BLT, arXiv 2412.09871)."""
     weight: Annotated[float, Field(ge=0)] = 0.03
-    """Weight of the ratio loss."""
+    """Weight of the ratio loss of H-Net. 0 also ends the control: the number of groups is left to ``supervise``."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Training steps over which the target of the ratio loss rises from 2 tokens per group to ``target``. Groups stay
-    short until the model has learned where boundaries help."""
+    """Training steps over which the target rises from 2 tokens per group to ``target``. Groups stay short until the
+    model has learned where boundaries help."""
     supervise: str | None = None
     """Name of a given boundary that the router is trained to predict, needed in training only. ``weight: 0`` leaves the
     number of groups to it."""
@@ -82,9 +86,14 @@ class LearnedGroups(Component):
         if self.target > self.max:
             raise ValueError(f"target {self.target:g} is above max={self.max} tokens per group; raise max")
         if self.warmup and not self.weight:
-            raise ValueError("warmup changes the target of the ratio loss, which weight 0 disables; drop warmup")
+            raise ValueError("warmup changes the target, which weight 0 disables; drop warmup")
         if self.supervise is None and self.supervision != type(self).model_fields["supervision"].default:
             raise ValueError("supervision has no effect without supervise; name a boundary there, or drop supervision")
+        if self.signal == "uncertainty":
+            # Its boundaries have no gradient, which all of these are about.
+            for key in ("weight", "supervise", "smooth"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} trains boundaries, and those of signal: uncertainty are not; drop {key}")
         return self
 
 
@@ -221,6 +230,13 @@ class HierarchyConfig(Component):
             raise ValueError(
                 f"group.smooth of level {smooth[0]!r} has no effect without top_down; set top_down or drop smooth"
             )
+        for index, level in enumerate(self.levels):
+            learned = isinstance(level.group, LearnedGroups) and level.group
+            if learned and learned.signal == "uncertainty" and (index or not self.causal):
+                raise ValueError(
+                    f"group.signal of level {level.name!r} is uncertainty, which is about the next token of the first "
+                    f"level in a causal model; take difference, or set it at level {names[0]!r} with causal: true"
+                )
         if self.causal:
             for level in self.levels:
                 if level.window is not None and level.window_type != "sliding":

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import grids as nested
 from .errors import UserError
+from .routing import Routing
 from .segments import segment_mean
 from .spans import Spans
 from .tokens import Tokens
@@ -28,6 +29,7 @@ class Pyramid:
         blocks: nested block sizes of the grid by level name.
         losses: weighted auxiliary losses by name, to be added to the loss of a task.
         stats: scalar statistics by name.
+        routings: the boundaries of learned groups by level name.
     """
 
     names: tuple[str, ...]
@@ -36,6 +38,7 @@ class Pyramid:
     blocks: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     losses: dict[str, Tensor] = field(default_factory=dict)
     stats: dict[str, Tensor] = field(default_factory=dict)
+    routings: dict[str, Routing] = field(default_factory=dict)
 
     def name(self, level: str | int | None) -> str:
         """The name of a level, given by name or index; the coarsest level for ``None``.

@@ -16,10 +16,11 @@ from .levels import FixedGroups, GivenGroups, HierarchyConfig, LearnedGroups, Le
 from .norm import rms_norm
 from .plan import Groups, LevelPlan
 from .pooling import POOLINGS, Pooling, PoolingGroups, PoolingSpec
-from .routing import Router
+from .routing import DifferenceRouter, Router, Routing
 from .segments import segment_broadcast, segment_first, segment_mean, shift_right
 from .smoothing import smooth
 from .spans import Spans
+from .uncertainty import UncertaintyRouter
 
 DEFAULT_GROUP_SIZE = 16
 """Positions in a given group without a maximum; longer groups are scaled to it."""
@@ -38,6 +39,7 @@ class Pooled:
         confidence_T1: of learned groups, ones that carry the gradient of the routing decisions
             (:class:`~hrt_mm.core.routing.Routing`). Values unpooled to a token are multiplied by it.
         prob_G: of smoothed learned groups, the probability of the boundary at which each group starts.
+        routing: of learned groups.
     """
 
     x_GE: Tensor
@@ -47,6 +49,7 @@ class Pooled:
     stats: dict[str, Tensor]
     confidence_T1: Tensor | None = None
     prob_G: Tensor | None = None
+    routing: Routing | None = None
 
 
 class Transition(nn.Module):
@@ -64,7 +67,7 @@ class Transition(nn.Module):
         self.causal = config.causal
         spec = PoolingSpec(fine.dim, fine.heads, self.group_size, axes, theta, config.backend)
         self.pooling: Pooling = POOLINGS[fine.pool](spec)
-        self.router = Router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
+        self.router = _router(fine.dim, fine.group) if isinstance(fine.group, LearnedGroups) else None
         self.merge = nn.Linear(self.pooling.width, coarse.dim, bias=False)
         self.alignment, self.reconstruction = config.alignment, config.reconstruction
         self.align = nn.Linear(coarse.dim, fine.dim, bias=False) if config.alignment else None
@@ -109,34 +112,41 @@ class Transition(nn.Module):
         return (segment_first if self.inclusive else segment_mean)(coords_TC, groups)
 
     def _routed(self, x_TD: Tensor, plan: LevelPlan, config: LearnedGroups) -> Pooled:
-        """Groups from predicted boundaries.
+        """Groups from predicted boundaries."""
+        assert self.router is not None
+        routing: Routing = self.router(x_TD, plan.samples)
+        groups = plan.routed_groups(routing.starts_T, config)
+        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
+        name = self.fine.name
+        stats = {
+            f"tokens_per_group/{name}": routing.forced.new_tensor(len(x_TD) / max(1, len(groups.spans))),
+            f"forced_groups/{name}": routing.forced,
+        }
+        coarser = self._coarser(plan, groups)
+        if not isinstance(self.router, DifferenceRouter):
+            return Pooled(x_GE, coarser, groups, {}, stats, routing=routing)
+        x_GE = self._with_gradient(x_GE, groups, routing)
+        losses = {f"ratio/{name}": config.weight * routing.loss} if routing.loss is not None else {}
+        if config.supervise is not None and config.supervise in plan.boundaries:
+            truth_T = plan.boundaries[config.supervise].to(x_TD.device, non_blocking=True)
+            losses[f"boundary/{name}"] = config.supervision * self.router.supervised(routing, truth_T, plan.samples)
+        prob_G = segment_first(routing.prob_T[:, None], groups.spans)[:, 0] if config.smooth else None
+        return Pooled(x_GE, coarser, groups, losses, stats, routing.confidence_T[:, None], prob_G, routing)
+
+    @staticmethod
+    def _with_gradient(x_GE: Tensor, groups: Groups, routing: Routing) -> Tensor:
+        """Tokens of groups, with the gradient of their boundaries.
 
         Boundaries are hard decisions, so two straight-through terms give them a gradient. Neither changes a value, and
         neither precedes a norm, which would remove it. For tasks on coarse levels, the token of a group is interpolated
         to that of the group before, which it would be nearer to without the boundary. For tasks on fine levels, values
         unpooled to a token are scaled by the confidence of its routing decision, as in H-Net.
         """
-        assert self.router is not None
-        routing = self.router(x_TD, plan.samples)
-        groups = plan.routed_groups(routing.starts_T, config)
-        x_GE = self.pooled(x_TD, groups, plan.coords_TC / plan.unit_C)
         # The decision at the first token of a group is the one that made the group.
         doubt_G1 = segment_first(routing.doubt_T[:, None], groups.spans).to(x_GE.dtype)
         before_GE = shift_right(x_GE.detach(), groups.samples, x_GE.new_zeros(x_GE.shape[1]))
         # doubt is 0 in value, so only its gradient, the difference to the group before, takes part.
-        x_GE = x_GE + doubt_G1 * (before_GE - x_GE.detach())
-        name = self.fine.name
-        losses = {f"ratio/{name}": config.weight * routing.loss} if config.weight else {}
-        if config.supervise is not None and config.supervise in plan.boundaries:
-            truth_T = plan.boundaries[config.supervise].to(x_TD.device, non_blocking=True)
-            losses[f"boundary/{name}"] = config.supervision * self.router.supervised(routing, truth_T, plan.samples)
-        stats = {
-            f"tokens_per_group/{name}": routing.loss.new_tensor(len(x_TD) / max(1, len(groups.spans))),
-            f"forced_groups/{name}": routing.forced,
-        }
-        prob_G = segment_first(routing.prob_T[:, None], groups.spans)[:, 0] if config.smooth else None
-        confidence_T1 = routing.confidence_T[:, None]
-        return Pooled(x_GE, self._coarser(plan, groups), groups, losses, stats, confidence_T1, prob_G)
+        return x_GE + doubt_G1 * (before_GE - x_GE.detach())
 
     def losses(self, fine_TD: Tensor, coarse_GE: Tensor, groups: Groups) -> dict[str, Tensor]:
         """Weighted alignment and reconstruction losses between the two levels.
@@ -211,6 +221,10 @@ class TopDown(nn.Module):
         """Norm and linear map, (G, E) to (G, D)."""
         x_GD: Tensor = self.map(rms_norm(x_GE))
         return x_GD
+
+
+def _router(dim: int, config: LearnedGroups) -> Router:
+    return UncertaintyRouter(dim, config) if config.signal == "uncertainty" else DifferenceRouter(dim, config)
 
 
 def _group_size_and_stride(level: Level, axes: int, gridded: bool) -> tuple[int, tuple[float, ...]]:

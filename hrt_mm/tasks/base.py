@@ -190,6 +190,11 @@ class TaskConfig(Component):
         return ()
 
     @property
+    def predicted_tower(self) -> str | None:
+        """The tower whose next tokens the task learns to predict."""
+        return None
+
+    @property
     def labelled(self) -> bool:
         """Whether the model's outputs stand for the data's classes, in their order."""
         return True

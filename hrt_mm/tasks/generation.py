@@ -70,6 +70,11 @@ class GenerationConfig(JointTaskConfig):
     """Selects the best checkpoint."""
 
     @property
+    def predicted_tower(self) -> str:
+        """That of the text."""
+        return self.target
+
+    @property
     def labelled(self) -> bool:
         """Never: the text is the target."""
         return False
@@ -314,6 +319,7 @@ class Generation(TowerTask):
         smoothing = self.config.label_smoothing if self.training else 0.0
         vocabulary = self._head.out_features
         nats_T, guess_T = next_token_nats(self.logits, vocabulary, pyramid[0].x, target_T, smoothing)
+        self.encoder_of(self.target).hierarchy.learn_uncertainty(pyramid, nats_T)
         count = prediction_count(tokens)
         nats, right = nats_T.sum(), ((guess_T == target_T) & nats_T.detach().isfinite()).sum()
         losses |= {f"{self.target}/{name}": value for name, value in pyramid.losses.items()}

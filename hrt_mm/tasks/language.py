@@ -22,6 +22,7 @@ from ..core.pyramid import Pyramid
 from ..core.spans import Spans
 from ..core.tokens import Tokens
 from ..data.capabilities import ByteCounting, Discrete
+from ..data.tokenizer import SINGLE
 from .base import TaskOutput
 from .batch import Batch
 from .encoding import EncoderTask, EncoderTaskConfig
@@ -43,6 +44,11 @@ class LanguageConfig(EncoderTaskConfig):
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of input tokens that are replaced by random ones of the batch in training; targets stay as they are
     (unigram noise, arXiv 1703.02573). For small corpora that are read many times."""
+
+    @property
+    def predicted_tower(self) -> str:
+        """The only one."""
+        return SINGLE
 
     @property
     def labelled(self) -> bool:
@@ -89,6 +95,7 @@ class LanguageModel(EncoderTask):
         pyramid = self.encoder(read)
         target_T = next_ids(tokens)
         nats_T, guess_T = next_token_nats(self.logits, self.head.out_features, pyramid[0].x, target_T)
+        self.encoder.hierarchy.learn_uncertainty(pyramid, nats_T)
         count = prediction_count(tokens)
         nats, right = nats_T.sum(), ((guess_T == target_T) & nats_T.detach().isfinite()).sum()
         parts = {"cross_entropy": nats / count.clamp(min=1)} | pyramid.losses

@@ -31,6 +31,12 @@ def check(config: RunConfig) -> None:
         for level in tower.model.levels:
             if isinstance(level.group, GivenGroups):
                 _check_boundary(path, tower, reader, level.name, level.group.boundary)
+            uncertain = isinstance(level.group, LearnedGroups) and level.group.signal == "uncertainty"
+            if uncertain and config.task.predicted_tower != name_of_tower:
+                raise ConfigError(
+                    f"{path}model.levels.{level.name}.group.signal: uncertainty is learned from the prediction of next "
+                    f"tokens, which task {config.task.type} does not train here; take difference"
+                )
             if isinstance(level.group, LearnedGroups) and level.group.supervise not in (None, *reader.boundaries):
                 key, name = f"{path}model.levels.{level.name}.group.supervise", str(level.group.supervise)
                 raise _unknown(tower, reader.boundaries, key, name, "name another, or drop it")

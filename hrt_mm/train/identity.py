@@ -61,7 +61,7 @@ MAY_CHANGE = {
 }
 """Keys that may differ when a run is resumed, beside those of ``run``. Any other change makes it another run."""
 
-ADDED = {"optim.type": "adamw"}
+ADDED = {"optim.type": "adamw", "group.signal": "difference"}
 """Keys that were added since the first release and whose default is not null, with the former behavior."""
 
 

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from .saved_tensors import SavedTensors
 
+ADDED = ("router.offset", "router.next_offset", "router.steps")
+"""Ends of the names of buffers that were added since the first release. They are 0 in checkpoints from before."""
+
 
 def named_weights(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name. Tied weights appear once, under their first name."""
@@ -57,7 +60,9 @@ def local_rows(value: Tensor) -> tuple[int, int]:
 
 def assign_saved(value: Tensor, weights: Mapping[str, Tensor], name: str) -> None:
     """Copies one of ``weights`` into a tensor. For a shard, only its rows are read from a file."""
-    if is_sharded(value) and isinstance(weights, SavedTensors):
+    if name not in weights and name.endswith(ADDED):
+        value.zero_()
+    elif is_sharded(value) and isinstance(weights, SavedTensors):
         with torch.no_grad():
             local(value).copy_(weights.rows(name, *local_rows(value)))
     else:
@@ -80,7 +85,7 @@ def assign(value: Tensor, whole: Tensor) -> None:
 
 def mismatches(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
     """Names and shapes of ``weights`` that differ from ``expected``, one phrase each."""
-    phrases = [f"{name} is missing" for name in expected if name not in weights]
+    phrases = [f"{name} is missing" for name in expected if name not in weights and not name.endswith(ADDED)]
     phrases += [f"{name} is unknown" for name in weights if name not in expected]
     # Those of files need not be read for that.
     shapes = weights.shapes if isinstance(weights, SavedTensors) else {name: weights[name].shape for name in weights}

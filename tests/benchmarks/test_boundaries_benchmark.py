@@ -63,7 +63,7 @@ def test_windows_hold_whole_paragraphs() -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("learned", LearnedGroups), ("smoothed", LearnedGroups), ("fixed", FixedGroups), ("spaces", GivenGroups)],
+    [("uncertainty", LearnedGroups), ("difference", LearnedGroups), ("fixed", FixedGroups), ("spaces", GivenGroups)],
 )
 def test_contenders_differ_in_their_groups_alone(name: str, kind: type) -> None:
     options = Namespace(target=6, max=24, warmup=60)
@@ -73,7 +73,8 @@ def test_contenders_differ_in_their_groups_alone(name: str, kind: type) -> None:
     assert isinstance(group, kind)
     assert isinstance(group, LearnedGroups) is (name in boundaries.LEARNED)
     if isinstance(group, LearnedGroups):
-        assert (group.target, group.max, group.warmup, group.smooth) == (6, 24, 60, name == "smoothed")
+        assert (group.target, group.max, group.signal) == (6, 24, name)
+        assert group.warmup == (60 if name == "difference" else 0)
     levels = tuple(level.model_copy(update={"group": None}) for level in after.levels)
     assert levels == tuple(level.model_copy(update={"group": None}) for level in before.levels)
     assert after.model_copy(update={"levels": before.levels}) == before

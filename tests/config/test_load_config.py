@@ -305,3 +305,10 @@ def test_packaged_configurations_are_right_and_round_trip(
     check(config)
     assert load_config(write(tmp_path, resolved_yaml(config))) == config
     assert find_config(name).read_text().startswith("#"), "a configuration begins with a comment that says what it is"
+
+
+def test_groups_by_uncertainty_need_a_task_that_predicts_tokens() -> None:
+    group = "model.levels.bytes.group={type: learned, signal: uncertainty, target: 6, max: 24}"
+    check(load_config("text/quickstart", [group]))
+    with pytest.raises(ConfigError, match=r"model.levels.bytes.group.signal: .* task classification does not train"):
+        check(load_config("text/quickstart", [group, "task={type: classification}"]))

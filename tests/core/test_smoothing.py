@@ -148,7 +148,7 @@ def test_the_way_back_alone_moves_the_boundaries(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("pool", ["mean", "select"])
 def test_no_output_depends_on_a_later_token(pool: str) -> None:
-    model = awake(Hierarchy(config(smooth=True, pool=pool))).double()
+    model = awake(Hierarchy(config(smooth=True, pool=pool))).double().eval()
     x = torch.randn(40, 16, dtype=torch.float64)
     whole = model(Tokens.pack([x]))[0].x
     for at in range(1, 40):

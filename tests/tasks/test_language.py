@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from hrt_mm.core.errors import ConfigError
 from hrt_mm.core.levels import HierarchyConfig
+from hrt_mm.core.per_step import training_step
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.tokenizer import Tokenizer
@@ -183,3 +184,20 @@ def test_it_learns_what_only_the_coarse_level_can_know(ids: Tokenizer) -> None:
     )
     assert trained(window_alone) > 0.97 * chance, "the control cannot know"
     assert trained(causal()) < 0.9 * chance
+
+
+def test_groups_by_uncertainty_learn_the_cross_entropy_of_each_next_token(ids: Tokenizer, batch: Batch) -> None:
+    config = causal({"type": "learned", "signal": "uncertainty", "target": 3, "max": 5})
+    task = LanguageConfig(type="language").build(config, ids, None)
+    with training_step(task):
+        output = task(batch)
+        output.loss.backward()
+    assert set(output.parts) == {"cross_entropy"}
+    router = task.encoder.hierarchy.transitions[0].get_submodule("router")
+    sums = router.get_buffer("sums_EE")
+    nats, count = output.stats["cross_entropy"]
+    assert int(sums[-2, -2]) == int(count) == sum(LENGTHS) - len(LENGTHS)
+    assert float(sums[-2, -1]) == pytest.approx(float(nats), rel=1e-5)
+    before = sums.clone()
+    task.eval()(batch)
+    assert torch.equal(router.get_buffer("sums_EE"), before)

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from hrt_mm.core.errors import UserError
+from hrt_mm.core.levels import LearnedGroups
+from hrt_mm.core.routing import DifferenceRouter
 from hrt_mm.train.weights import EMA, load_weights, named_weights
 
 
@@ -54,3 +56,16 @@ def test_ema_is_swapped_in_and_out() -> None:
     with ema.swapped_into(module):
         assert not module.weight.any()
     assert torch.equal(module.weight, initial)
+
+
+def test_buffers_that_were_added_are_zero_in_checkpoints_from_before() -> None:
+    group = LearnedGroups(type="learned", target=4, max=8)
+    model = nn.ModuleDict({"router": DifferenceRouter(4, group)})
+    former = {name: value + 1 for name, value in named_weights(model).items() if name.endswith("weight")}
+    for value in named_weights(model).values():
+        value.fill_(7)
+    load_weights(model, former, "the checkpoint")
+    for name, value in named_weights(model).items():
+        assert torch.equal(value, former.get(name, torch.zeros_like(value)))
+    with pytest.raises(UserError, match=r"router.here.weight is missing"):
+        load_weights(model, {"router.before.weight": former["router.before.weight"]}, "the checkpoint")

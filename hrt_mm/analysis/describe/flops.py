@@ -18,8 +18,10 @@ from ...core.block import Block
 from ...core.cross_scale import CausalDown, CrossAttention
 from ...core.hierarchy import Hierarchy, Stage
 from ...core.pooling import AttentionPooling, Pooling
+from ...core.routing import DifferenceRouter
 from ...core.spans import Spans
 from ...core.transition import Transition
+from ...core.uncertainty import UncertaintyRouter
 from .layout import Laid
 
 
@@ -100,7 +102,9 @@ def block_flops(block: Block, tokens: int, pairs: int) -> int:
 def transition_flops(transition: Transition, tokens: int, groups: int) -> int:
     """FLOPs of grouping, pooling, the merge to the coarser width and the auxiliary losses, for one sample."""
     total = pooling_flops(transition.pooling, tokens, groups) + linear(groups, transition.merge)
-    if transition.router is not None:
+    if isinstance(transition.router, UncertaintyRouter):
+        total += 2 * tokens * transition.fine.dim
+    if isinstance(transition.router, DifferenceRouter):
         # The router compares each token with the one before it.
         neighbours = max(0, tokens - 1)
         total += linear(neighbours, transition.router.before) + linear(neighbours, transition.router.here)

@@ -16,7 +16,9 @@ from ...core.cross_scale import CrossAttention
 from ...core.hierarchy import Hierarchy, Stage
 from ...core.levels import LearnedGroups
 from ...core.pooling import AttentionPooling, Pooling
+from ...core.routing import DifferenceRouter
 from ...core.transition import Transition
+from ...core.uncertainty import UncertaintyRouter
 from .layout import Laid
 
 
@@ -68,8 +70,10 @@ def transition_elements(transition: Transition, tokens: int, groups: int) -> int
     """Elements of grouping, pooling, the merge and the auxiliary losses."""
     fine, coarse = transition.fine.dim, transition.coarse.dim
     total = pooling_elements(transition.pooling, tokens, groups) + 2 * groups * transition.merge.in_features
-    if transition.router is not None:
+    if isinstance(transition.router, DifferenceRouter):
         total += 4 * tokens * fine
+    if isinstance(transition.router, UncertaintyRouter):
+        total += tokens * fine
     if transition.align is not None or transition.rebuild is not None:
         total += groups * coarse
     if transition.align is not None:
