@@ -23,7 +23,7 @@ from .clips import Clip, Clips, ClipsConfig
 from .handheld import HandheldShot
 from .rendering import ACTIONS, Edit, Shot, render, write
 
-_VERSION = 3
+_VERSION = 4
 """Must be raised when the same settings give other videos, so that no stale cache is read."""
 Even = Annotated[int, Field(ge=16, multiple_of=2)]
 Slow = Literal["fades", "wipes"]
@@ -51,8 +51,8 @@ class EditsConfig(ClipsConfig):
     """Kinds of the other transitions, equally frequent."""
     handheld: Annotated[NonNegativeFloat, Field(le=1)] = 0.0
     """Fraction of the rendered shots that look as if filmed by hand: with camera motion, zoom, changes of light,
-    flicker, grain, and large things that pass in front. A model that sees none takes such changes in real films for
-    borders."""
+    flicker, grain, graphics, and large things that pass in front. A model that sees none takes such changes in real
+    films for borders."""
     seed: NonNegativeInt = 0
     """Seed of the content."""
     train: PositiveInt = 320

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .graphics import Overlay, tiles
 from .rendering import Drawn, Shot, piece, shaded, thing
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _NOISE_RATE = 12.5
 
 @dataclass(frozen=True)
 class HandheldShot(Shot):
-    """A shot with camera motion, zoom, changes of light, flicker, grain, and large things that pass in front."""
+    """A shot with camera motion, zoom, changes of light, flicker, grain, graphics, and large things that pass by."""
 
     def take(self, size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> Handheld:
         """Its content, rendered."""
@@ -67,6 +68,7 @@ class Handheld(Drawn):
         self.noise = np.random.default_rng(draw.integers(2**63))
         self.jumps = draw.normal(size=(64, 3))
         self.passing = _Passing(size, shot.seconds, held_out, draw) if draw.random() < 0.35 else None
+        self.overlays = [Overlay(size, draw) for _ in range(draw.integers(1, 5) if draw.random() < 0.2 else 0)]
 
     def at(self, time: float) -> np.ndarray:
         """(H, W, 3) float: the picture at a time."""
@@ -74,6 +76,8 @@ class Handheld(Drawn):
         picture = super().at(time)
         if self.passing is not None:
             picture = self.passing.over(picture, time)
+        for overlay in self.overlays:
+            picture = overlay.over(picture, time)
         if self.grey:
             picture = np.broadcast_to(picture.mean(2, keepdims=True), picture.shape)
         picture = picture * self._light(time)
@@ -142,12 +146,14 @@ class _Passing:
 
 
 def _scenery(size: tuple[int, int], held_out: bool, draw: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) float: a piece of a photograph, a gradient, or clouds whose amplitudes fall with frequency."""
+    """(H, W, 3) float: a piece of a photograph, a gradient, tiles, or clouds whose amplitudes fall with frequency."""
     kind = draw.random()
-    if kind < 0.5:
+    if kind < 0.4:
         return piece(size, draw.uniform(0.3, 0.95), held_out, draw) * draw.uniform(0.4, 1.1)
-    if kind < 0.6:
+    if kind < 0.5:
         return shaded(size, draw)
+    if kind < 0.7:
+        return tiles(size, draw)
     rows, columns = (np.fft.fftfreq(length)[:, None] for length in size)
     frequency = np.maximum(np.hypot(rows, columns.T), 1 / max(size))
     # Amplitudes of natural images fall about as 1/f.
