@@ -78,7 +78,9 @@ def _row(name: str, rates: tuple[float, ...], home: Path, options: argparse.Name
     minutes = 0.01 if options.quick else MINUTES[name]
     contenders = {}
     for rate in rates:
-        words = [*for_minutes(minutes, options.device), f"optim.lr={rate:g}", f"train.seed={options.seed}"]
+        # Processor time does not see what loader workers compute.
+        words = [*for_minutes(minutes, options.device), "train.workers=0", f"train.seed={options.seed}"]
+        words.append(f"optim.lr={rate:g}")
         # Only the last weights count: the best of many evaluations would hide that a rate is unsteady.
         words += ["train.eval_every=1000000", *(QUICK if options.quick else [])]
         folder = home / f"{name.replace('/', '-').replace(', ', '-').replace(' ', '-')}-{rate:g}"
