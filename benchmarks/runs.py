@@ -80,6 +80,7 @@ def trained(config: str | Path, folder: Path, overrides: Sequence[str]) -> Finis
     Raises:
         UserError: the run failed; gives its last words.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
     # A run that was interrupted goes on from its last checkpoint.
     words = [sys.executable, "-m", "hrt_mm", "train", str(config), "--resume", f"run.dir={folder}", *overrides]
     with folder.with_suffix(".log").open("w+") as log:
@@ -123,6 +124,7 @@ def finished(folder: Path) -> Finished:
 
 def written(config: RunConfig, file: Path) -> Path:
     """Writes a configuration that was made here, for the command to read."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(resolved_yaml(config))
     return file
 
