@@ -214,7 +214,7 @@ def arguments() -> argparse.ArgumentParser:
     options.add_argument(
         "--imdb-test",
         type=positive,
-        help="IMDb's test reviews, evenly spaced; all when absent. The flat control needs 0.1 s for each",
+        help="IMDb's test reviews, evenly spaced; all when absent. The flat control is slow on them",
     )
     options.add_argument("--fold", type=int, choices=range(FOLDS), default=0, help="for testing; the first when absent")
     options.add_argument("--seed", type=int, default=0, help="of the weights and the order; 0 when absent")
