@@ -50,6 +50,7 @@ from . import (
     sharded_data,
     shipped_weights,
     shots,
+    step_parts,
     streaming,
     video,
     video_decode,
@@ -64,6 +65,7 @@ LINK = "../../benchmarks/results"
 TABLES = {
     encoder_scaling.NAME: encoder_scaling.tables,
     overhead.NAME: overhead.tables,
+    step_parts.NAME: step_parts.tables,
     mfu.NAME: mfu.tables,
     prediction.NAME: prediction.tables,
     pretrained.NAME: pretrained.tables,
