@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hrt_mm.core.hierarchy import Hierarchy
 from hrt_mm.core.levels import HierarchyConfig
-from hrt_mm.core.routing import Routing
+from hrt_mm.core.routing import DifferenceRouter, Routing
 from hrt_mm.core.smoothing import smooth
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
@@ -127,7 +127,7 @@ def test_the_way_back_alone_moves_the_boundaries(monkeypatch: pytest.MonkeyPatch
     """Smoothing gives the router a gradient of its own, beside those of confidence and doubt."""
     model = awake(Hierarchy(config(smooth=True)))
     transition = model.transitions[0]
-    assert transition.router is not None
+    assert isinstance(transition.router, DifferenceRouter)
     weight, decide = transition.router.here.weight, transition.router.forward
     x, direction = torch.randn(60, 16), torch.randn(16)
 

@@ -52,4 +52,5 @@ def test_the_same_seed_gives_the_same_graphics() -> None:
     first, second = (Overlay(SIZE, np.random.default_rng(3)) for _ in range(2))
     picture = np.zeros((*SIZE, 3))
     assert np.array_equal(first.over(picture, 0.3), second.over(picture, 0.3))
-    assert np.array_equal(*(tiles(SIZE, np.random.default_rng(3)) for _ in range(2)))
+    left, right = (tiles(SIZE, np.random.default_rng(3)) for _ in range(2))
+    assert np.array_equal(left, right)

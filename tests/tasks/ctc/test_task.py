@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hrt_mm.core.errors import BadSample, ConfigError
 from hrt_mm.core.grids import nested_order
 from hrt_mm.core.levels import HierarchyConfig, blocks
-from hrt_mm.core.routing import Router
+from hrt_mm.core.routing import DifferenceRouter
 from hrt_mm.core.spans import Spans
 from hrt_mm.core.tokens import Tokens
 from hrt_mm.data.sample import Sample
@@ -326,7 +326,7 @@ def test_groups_that_nothing_fits_into_are_still_taught(hierarchy: Make, rows: T
     weight = weight_of(output, batch)
     assert weight == 13
     (output.loss * weight).backward()
-    (router,) = (module for module in task.modules() if isinstance(module, Router))
+    (router,) = (module for module in task.modules() if isinstance(module, DifferenceRouter))
     assert router.here.weight.grad is not None and router.here.weight.grad.abs().max() > 0
 
 
